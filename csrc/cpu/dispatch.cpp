@@ -1,0 +1,139 @@
+// Chooses the ISA level at run time. This unit is compiled without ISA flags.
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "../core/cell_info.h"
+#include "cpu.h"
+#include "kernels.h"
+
+namespace lstmfast {
+namespace baseline {
+const cpu::KernelTable& kernel_table();
+}
+#if defined(LF_HAS_X86_UNITS)
+namespace avx2 {
+const cpu::KernelTable& kernel_table();
+}
+namespace avx512 {
+const cpu::KernelTable& kernel_table();
+}
+#endif
+}  // namespace lstmfast
+
+namespace lstmfast::cpu {
+namespace {
+
+struct Level {
+  const char* name;
+  const KernelTable& (*table)();
+  bool (*supported)();
+};
+
+// __builtin_cpu_supports looks at the operating system's part (XCR0) as well as at cpuid.
+const Level kLevels[] = {
+    {"baseline", baseline::kernel_table, [] { return true; }},
+#if defined(LF_HAS_X86_UNITS)
+    {"avx2", avx2::kernel_table,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+    {"avx512", avx512::kernel_table,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+     }},
+#endif
+};
+constexpr int kLevelCount = sizeof(kLevels) / sizeof(kLevels[0]);
+
+int initial_level() {
+  int best = 0;
+  for (int i = 0; i < kLevelCount; i++)
+    if (kLevels[i].supported()) best = i;
+  if (const char* name = std::getenv("LSTMFAST_CPU_ISA"))
+    for (int i = 0; i <= best; i++)
+      if (std::strcmp(name, kLevels[i].name) == 0) return i;
+  return best;
+}
+
+std::atomic<int>& level() {
+  static std::atomic<int> value{initial_level()};
+  return value;
+}
+
+int64_t l2_bytes() {
+  static const int64_t value = [] {
+    long n = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    n = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return n > 0 ? n : 1L << 20;
+  }();
+  return value;
+}
+
+struct Choice {
+  const Kernel& kernel;
+  Plan plan;
+};
+Choice choose(const ForwardParams& p) {
+  const KernelTable& table = kLevels[p.isa].table();
+  const int64_t size = compute_size_of(p.dtype);
+  const Target target{table.tile_rows, 4 * table.vector_bytes / size, l2_bytes()};
+  return {table.kernels[p.cell][static_cast<int>(p.dtype)],
+          make_plan(p.shape, cell_info(p.cell).gates, size, p.threads, target)};
+}
+
+bool known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
+bool nothing_to_do(const ForwardParams& p) { return p.shape.rows == 0; }
+
+}  // namespace
+
+int64_t reserve_width(int cell, DType dtype, int64_t hidden, int64_t projection) {
+  constexpr int64_t kTileCols = 4, kWidestVector = 64;
+  const CellInfo& info = cell_info(cell);
+  const int64_t units = kTileCols / info.gates * kWidestVector / compute_size_of(dtype);
+  const int64_t padded = (hidden + units - 1) / units * units;
+  return padded * (info.gates + info.states - 1) + (projection ? hidden : 0);
+}
+
+Plan plan(const ForwardParams& p) { return choose(p).plan; }
+
+size_t forward_workspace_bytes(const ForwardParams& p) {
+  if (!known(p) || nothing_to_do(p)) return 0;
+  const Choice c = choose(p);
+  return c.kernel.forward_bytes(p, c.plan);
+}
+size_t backward_workspace_bytes(const BackwardParams& p) {
+  if (!known(p) || nothing_to_do(p)) return 0;
+  const Choice c = choose(p);
+  return c.kernel.backward_bytes(p, c.plan);
+}
+Status forward(const ForwardParams& p) {
+  if (!known(p)) return Status::kUnknownCell;
+  if (nothing_to_do(p)) return Status::kOk;
+  const Choice c = choose(p);
+  c.kernel.forward(p, c.plan);
+  return Status::kOk;
+}
+Status backward(const BackwardParams& p) {
+  if (!known(p)) return Status::kUnknownCell;
+  if (nothing_to_do(p)) return Status::kOk;
+  const Choice c = choose(p);
+  c.kernel.backward(p, c.plan);
+  return Status::kOk;
+}
+
+int isa_count() { return kLevelCount; }
+const char* isa_name(int i) { return kLevels[i].name; }
+bool isa_supported(int i) { return i >= 0 && i < kLevelCount && kLevels[i].supported(); }
+int isa() { return level(); }
+bool set_isa(int i) {
+  if (!isa_supported(i)) return false;
+  level() = i;
+  return true;
+}
+
+}  // namespace lstmfast::cpu

@@ -1,0 +1,298 @@
+// Forward over a whole sequence: one layer, one direction, one parallel region.
+//
+//   pack the weights -> for each block of steps: project its input -> step, step, step -> next block
+//
+// A step multiplies h of the step before by W_hh on top of the projected input and runs the cell on the accumulators.
+// The current state lives in small buffers of its own (h twice: read one, write the other), so that a sequence that
+// starts late or ends early needs no special case: its rows just wait. With a projection a second product follows.
+#pragma once
+#include "pack.inl"
+#include "plan.h"
+
+namespace lstmfast::LF_ISA {
+
+// C is the compute type. Rows stored in another type go through a block's buffer, on their way in and out.
+template <class Cell, class C, class Math>
+class Forward {
+  using P = Panels<Cell, C>;
+  static constexpr int kWidth = kLanes<C>;
+
+ public:
+  // Without a workspace only bytes() may be called.
+  Forward(const ForwardParams& p, const cpu::Plan& plan, const Storage<C>& storage)
+      : p_(p),
+        plan_(plan),
+        storage_(storage),
+        steps_(p.shape),
+        input_(p.shape.input),
+        hidden_(p.shape.hidden),
+        output_(p.shape.output()),
+        panels_(P::count(hidden_)),
+        out_panels_(ceil_div(output_, kPanel<C>)),
+        keep_(p.reserve != nullptr) {
+    Arena arena(p.workspace);
+    const int64_t batch = steps_.batch(), block_rows = plan.forward_steps * batch;
+    const bool projects = p.shape.projection > 0;
+    w_ih_ = arena.take<C>(panels_ * input_ * kPanel<C>);
+    w_hh_ = arena.take<C>(panels_ * output_ * kPanel<C>);
+    w_hr_ = arena.take<C>(out_panels_ * hidden_ * kPanel<C>, projects);
+    bias_ = arena.take<C>(panels_ * kPanel<C>);
+    h_stride_ = ceil_div(output_, kWidth) * kWidth + kWidth;  // not a power of two: rows fall into different cache sets
+    h_[0] = arena.take<C>(batch * h_stride_);
+    h_[1] = arena.take<C>(batch * h_stride_);
+    c_stride_ = P::padded_units(hidden_);
+    c_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
+    x_block_ = arena.take<C>(block_rows * input_, !storage.is_compute);
+    y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute);
+    C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_);
+    cell_out_ = arena.take<C>(batch * hidden_, projects && !keep_);
+    bytes_ = arena.used();
+
+    C* reserve = static_cast<C*>(p.reserve);
+    records_ = {keep_ ? reserve : pre, keep_ ? P::kRecord : kPanel<C>, panels_, plan.forward_steps, keep_, &steps_};
+    if (keep_ && projects) cell_out_ = reserve + p.shape.rows * panels_ * P::kRecord;
+  }
+  Forward(const Forward&) = delete;
+  Forward& operator=(const Forward&) = delete;
+
+  size_t bytes() const { return bytes_; }
+
+  void run() const {
+    run_team(plan_.threads, [this](const Team& team) {
+      const Share panels = by_batch() ? Share{0, panels_} : team.share(panels_);
+      prepare(team);
+      team.meet();
+      for_each_block(steps_.count(), plan_.forward_steps, steps_.reverse(), [&](const Block& block) {
+        if (x_block_) {
+          import_x(team, block);
+          if (!by_batch()) team.meet();
+        }
+        project(team, block, panels);
+        for_each_step(block, steps_.reverse(), [&](int64_t t) {
+          step(team, block, t, panels);
+          if (!by_batch()) team.meet();
+          if (p_.shape.projection) {
+            project_output(team, block, t);
+            if (!by_batch()) team.meet();
+          }
+        });
+        if (y_block_) export_y(team, block);
+      });
+      team.meet();
+      write_final_state(team);
+    });
+  }
+
+ private:
+  bool by_batch() const { return plan_.split == cpu::Split::kBatch; }
+  // Tiles of sequences [begin, end) are cut once for the whole batch; a step runs the part of a tile that is active.
+  TileCut tiles() const { return TileCut(steps_.batch()); }
+  Share my_tiles(const Team& team) const {
+    return by_batch() ? team.share(tiles().tiles) : Share{0, tiles().tiles};
+  }
+  // Sequences of step t that this thread converts.
+  Share my_rows(const Team& team, int64_t t) const {
+    if (!by_batch()) return team.share(steps_.active(t));
+    const Share s = my_tiles(team);
+    return {min(tiles().begin(s.begin), steps_.active(t)), min(tiles().begin(s.end), steps_.active(t))};
+  }
+  int parity(int64_t t) const { return static_cast<int>((steps_.reverse() ? steps_.count() - 1 - t : t) & 1); }
+
+  void prepare(const Team& team) const {
+    const auto gate = [this](int64_t panel, int64_t col) { return gate_row<Cell, C>(panel, col, hidden_); };
+    pack_panels(team, storage_, p_.w_ih, w_ih_, panels_, input_, gate);
+    pack_panels(team, storage_, p_.w_hh, w_hh_, panels_, output_, gate);
+    if (p_.shape.projection)
+      pack_panels(team, storage_, p_.w_hr, w_hr_, out_panels_, hidden_,
+                     [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); });
+    const Share mine = team.share(panels_);
+    for (int64_t panel = mine.begin; panel < mine.end; panel++)
+      for (int64_t c = 0; c < kPanel<C>; c++) bias_[panel * kPanel<C> + c] = bias(gate(panel, c));
+    import_state(team, storage_, p_.h0, h_[0], steps_.batch(), output_, h_stride_);
+    import_state(team, storage_, p_.h0, h_[1], steps_.batch(), output_, h_stride_);
+    if (P::kPrivate) {
+      clear(team, c_, steps_.batch() * c_stride_);
+      team.meet();
+      import_state(team, storage_, p_.c0, c_, steps_.batch(), hidden_, c_stride_);
+    }
+  }
+  C bias(int64_t r) const {
+    C b_ih = 0, b_hh = 0;
+    if (r >= 0 && p_.b_ih.data) storage_.gather(&b_ih, storage_.at(p_.b_ih.data, r * p_.b_ih.row_stride), 1, 1);
+    if (r >= 0 && p_.b_hh.data) storage_.gather(&b_hh, storage_.at(p_.b_hh.data, r * p_.b_hh.row_stride), 1, 1);
+    return b_ih + b_hh;
+  }
+
+  // ---- the caller's rows, or a block's copy of them in the compute type
+  template <class F>
+  void for_my_rows(const Team& team, const Block& block, const F& f) const {
+    for (int64_t t = block.begin; t < block.end; t++) {
+      const Share mine = my_rows(team, t);
+      for (int64_t n = mine.begin; n < mine.end; n++) f(t, n);
+    }
+  }
+  void import_x(const Team& team, const Block& block) const {
+    for_my_rows(team, block, [&](int64_t t, int64_t n) {
+      storage_.gather(block_row(x_block_, input_, block, t, n), x_at(t, n), 1, input_);
+    });
+  }
+  void export_y(const Team& team, const Block& block) const {
+    for_my_rows(team, block, [&](int64_t t, int64_t n) {
+      storage_.scatter(y_at(t, n), 1, block_row(y_block_, output_, block, t, n), output_);
+    });
+  }
+  const void* x_at(int64_t t, int64_t n) const { return storage_.at(p_.x.data, row_offset(p_.x, steps_, t, n)); }
+  void* y_at(int64_t t, int64_t n) const { return storage_.at(p_.y.data, row_offset(p_.y, steps_, t, n)); }
+  C* block_row(C* base, int64_t width, const Block& block, int64_t t, int64_t n) const {
+    return base + (steps_.rows(block.begin, t) + n) * width;
+  }
+  LF_INLINE const C* x_row(const Block& block, int64_t t, int64_t n) const {
+    return x_block_ ? block_row(x_block_, input_, block, t, n) : static_cast<const C*>(x_at(t, n));
+  }
+  LF_INLINE C* y_row(const Block& block, int64_t t, int64_t n) const {
+    return y_block_ ? block_row(y_block_, output_, block, t, n) : static_cast<C*>(y_at(t, n));
+  }
+
+  // ---- the input projection of a block: x W_ih' + b, into the records
+  void project(const Team& team, const Block& block, const Share& panels) const {
+    const Share mine = my_tiles(team);
+    const TileCut all(steps_.rows(block.begin, block.end));
+    for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+      RowCursor cursor{steps_, block.begin};
+      if (by_batch()) {
+        for (int64_t t = block.begin; t < block.end; t++)
+          for (int64_t i = mine.begin; i < mine.end; i++) {
+            const int64_t n = tiles().begin(i), rows = min(tiles().begin(i + 1), steps_.active(t)) - n;
+            if (rows <= 0) break;
+            cursor.t = t, cursor.n = n;
+            project_tiles(block, cursor, panel, rows);
+          }
+      } else {
+        for (int64_t i = 0; i < all.tiles; i++) project_tiles(block, cursor, panel, all.begin(i + 1) - all.begin(i));
+      }
+    }
+  }
+  void project_tiles(const Block& block, RowCursor& cursor, int64_t panel, int64_t rows) const {
+    with_rows(rows, [&](auto m) { project_tile<decltype(m)::value>(block, cursor, panel); });
+  }
+  template <int M>
+  LF_NOINLINE void project_tile(const Block& block, RowCursor& cursor, int64_t panel) const {
+    C* out = records_.at(cursor.t, panel, cursor.n);  // the rows of a block lie side by side
+    const C* x[M];
+    for (int r = 0; r < M; r++, cursor.next()) x[r] = x_row(block, cursor.t, cursor.n);
+    Tile<C, M> acc;
+    for (int r = 0; r < M; r++)
+      for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
+    multiply_add<M, C>(acc, x, w_ih_ + panel * input_ * kPanel<C>, input_);
+    for (int r = 0; r < M; r++)
+      for (int j = 0; j < kTileCols; j++) store(out + r * records_.width + j * kWidth, acc[r][j]);
+  }
+
+  // ---- one step
+  void step(const Team& team, const Block& block, int64_t t, const Share& panels) const {
+    const Share mine = my_tiles(team);
+    for (int64_t i = panels.begin; i < panels.end; i++) {
+      // Back and forth: the weights used last in one step, still in cache, are used first in the next.
+      const int64_t panel = (t & 1) ? panels.end - 1 - (i - panels.begin) : i;
+      for (int64_t tile = mine.begin; tile < mine.end; tile++) {
+        const int64_t n = tiles().begin(tile), rows = min(tiles().begin(tile + 1), steps_.active(t)) - n;
+        if (rows <= 0) break;
+        with_rows(rows, [&](auto m) { step_tile<decltype(m)::value>(block, t, panel, n); });
+      }
+    }
+  }
+  template <int M>
+  LF_NOINLINE void step_tile(const Block& block, int64_t t, int64_t panel, int64_t n) const {
+    C* record = records_.at(t, panel, n);
+    const C* h[M];
+    Tile<C, M> acc;
+    for (int r = 0; r < M; r++) {
+      h[r] = h_[parity(t)] + (n + r) * h_stride_;
+      for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * records_.width + j * kWidth);
+    }
+    multiply_add<M, C>(acc, h, w_hh_ + panel * output_ * kPanel<C>, output_);
+
+    for (int pack = 0; pack < P::kPacks; pack++) {
+      const int64_t unit = panel * P::kUnits + pack * kWidth, left = hidden_ - unit;
+      if (left <= 0) break;
+      for (int r = 0; r < M; r++) {
+        Vec<C> pre[Cell::kGates], saved[Cell::kSaved], in[Cell::kStates], out[Cell::kStates];
+        for (int g = 0; g < Cell::kGates; g++) pre[g] = acc[r][g * P::kPacks + pack];
+        C* c = c_ + (n + r) * c_stride_ + unit;
+        in[0] = Vec<C>{};  // h enters through the product alone
+        if constexpr (P::kPrivate > 0) in[1] = load(c);
+        Cell::template forward<Math>(pre, in, out, saved);
+        if constexpr (P::kPrivate > 0) store(c, out[1]);
+        if (keep_) {
+          C* to = record + r * records_.width;
+          for (int s = 0; s < Cell::kSaved; s++) store(to + P::offset(s, pack), saved[s]);
+          if constexpr (P::kPrivate > 0) store(to + kPanel<C> + pack * kWidth, out[1]);
+        }
+        if (p_.shape.projection) {
+          store_first(cell_out_row(t, n + r) + unit, out[0], left);
+        } else {
+          store_first(h_[parity(t) ^ 1] + (n + r) * h_stride_ + unit, out[0], left);
+          store_first(y_row(block, t, n + r) + unit, out[0], left);
+        }
+      }
+    }
+  }
+
+  // ---- h = W_hr (cell's output), where there is a projection
+  C* cell_out_row(int64_t t, int64_t n) const { return cell_out_ + ((keep_ ? steps_.first_row(t) : 0) + n) * hidden_; }
+
+  void project_output(const Team& team, const Block& block, int64_t t) const {
+    const Share mine = my_tiles(team);
+    const Share panels = by_batch() ? Share{0, out_panels_} : team.share(out_panels_);
+    for (int64_t panel = panels.begin; panel < panels.end; panel++)
+      for (int64_t tile = mine.begin; tile < mine.end; tile++) {
+        const int64_t n = tiles().begin(tile), rows = min(tiles().begin(tile + 1), steps_.active(t)) - n;
+        if (rows <= 0) break;
+        with_rows(rows, [&](auto m) { project_output_tile<decltype(m)::value>(block, t, panel, n); });
+      }
+  }
+  template <int M>
+  LF_NOINLINE void project_output_tile(const Block& block, int64_t t, int64_t panel, int64_t n) const {
+    const C* in[M];
+    for (int r = 0; r < M; r++) in[r] = cell_out_row(t, n + r);
+    Tile<C, M> acc = {};
+    multiply_add<M, C>(acc, in, w_hr_ + panel * hidden_ * kPanel<C>, hidden_);
+    for (int r = 0; r < M; r++)
+      for (int j = 0; j < kTileCols; j++) {
+        const int64_t col = panel * kPanel<C> + j * kWidth;
+        store_first(h_[parity(t) ^ 1] + (n + r) * h_stride_ + col, acc[r][j], output_ - col);
+        store_first(y_row(block, t, n + r) + col, acc[r][j], output_ - col);
+      }
+  }
+
+  // ---- h_n is the output of each sequence's last step, c_n what its cell state was left at
+  void write_final_state(const Team& team) const {
+    const Share mine = team.share(steps_.batch());
+    int64_t last = steps_.reverse() ? 0 : steps_.count() - 1;
+    for (int64_t n = mine.begin; n < mine.end; n++) {
+      while (steps_.active(last) <= n) last--;
+      if (p_.h_n.data)
+        std::memcpy(storage_.at(p_.h_n.data, n * p_.h_n.row_stride), y_at(last, n),
+                    static_cast<size_t>(output_ * storage_.size));
+      if (P::kPrivate && p_.c_n.data)
+        storage_.scatter(storage_.at(p_.c_n.data, n * p_.c_n.row_stride), 1, c_ + n * c_stride_, hidden_);
+    }
+  }
+
+  const ForwardParams& p_;
+  const cpu::Plan& plan_;
+  const Storage<C>& storage_;
+  const Steps steps_;
+  const int64_t input_, hidden_, output_, panels_, out_panels_;
+  const bool keep_;
+  C *w_ih_, *w_hh_, *w_hr_, *bias_;  // packed: [panel][I | O | H][kPanel], [panel][kPanel]
+  C* h_[2];                          // [N][h_stride]: before and after the step, by the step's parity
+  C* c_;                             // [N][c_stride]
+  C *x_block_, *y_block_;            // [rows of a block][I | O], half types only
+  C* cell_out_;                      // [N][H], or [R][H] in the reserve; with a projection only
+  Records<C> records_;
+  int64_t h_stride_, c_stride_;
+  size_t bytes_;
+};
+
+}  // namespace lstmfast::LF_ISA

@@ -1,0 +1,131 @@
+// The one register tile: up to kTileRows rows by kTileCols packs of lanes, every product of the CPU path.
+//
+// Rows come by pointer, so they may lie anywhere (strides, sequences that start late, a zero row); the other operand is
+// a packed panel: for each k, kTileCols packs side by side. The sum over k runs in one fixed order that depends on the
+// number of rows in the tile and on nothing else, and tiles are cut independently of the number of threads: results are
+// bitwise the same for every thread count.
+#pragma once
+#include "simd.h"
+
+namespace lstmfast::LF_ISA {
+
+constexpr int kTileRows = LF_TILE_ROWS;
+constexpr int kTileCols = 4;
+template <class C>
+constexpr int kPanel = kTileCols * kLanes<C>;  // columns of a panel
+
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+
+// Calls f(Int<rows>) for 1 <= rows <= kTileRows: from a number to a tile of that many rows.
+template <int N = kTileRows, class F>
+LF_INLINE void with_rows(int64_t rows, F&& f) {
+  if constexpr (N > 1) {
+    if (rows < N) return with_rows<N - 1>(rows, f);
+  }
+  f(Int<N>{});
+}
+
+// Independent chains of sums per accumulator: few rows alone would leave the FMA units waiting for their own results.
+template <int M>
+constexpr int kChains = M == 1 ? 4 : M == 2 ? 2 : 1;
+
+template <class C, int M>
+using Tile = Vec<C>[M][kTileCols];
+
+// acc[r] += sum over k of a[r][k] * w[k], k in [0, depth)
+template <int M, class C>
+LF_INLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth) {
+  constexpr int kWidth = kLanes<C>, kStep = kPanel<C>;
+  int64_t k = 0;
+  if constexpr (kChains<M> > 1) {
+    constexpr int kMore = kChains<M> - 1;
+    Vec<C> more[kMore][M][kTileCols] = {};
+    for (; k + kMore < depth; k += kMore + 1, w += (kMore + 1) * kStep) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; j++) {
+#pragma GCC unroll 8
+        for (int r = 0; r < M; r++) {
+          acc[r][j] += a[r][k] * load(w + j * kWidth);
+#pragma GCC unroll 4
+          for (int m = 0; m < kMore; m++) more[m][r][j] += a[r][k + m + 1] * load(w + (m + 1) * kStep + j * kWidth);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < M; r++)
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; j++)
+#pragma GCC unroll 4
+        for (int m = 0; m < kMore; m++) acc[r][j] += more[m][r][j];
+  }
+  for (; k < depth; k++, w += kStep) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; j++) __builtin_prefetch(w + 8 * kStep + j * kWidth);
+    Vec<C> b[kTileCols];
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; j++) b[j] = load(w + j * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < M; r++) {
+      const Vec<C> x = splat(a[r][k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; j++) acc[r][j] += x * b[j];
+    }
+  }
+}
+
+// Rows that are themselves cut into panels: piece q of row r at base[r] + q * stride[r], kPanel wide (the last one
+// shorter when depth is no multiple).
+template <int M, class C>
+struct PaneledRows {
+  const C* base[M];
+  int64_t stride[M];
+};
+
+template <int M, class C>
+LF_INLINE void multiply_add(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* w, int64_t depth) {
+  const C* piece[M];
+  for (int r = 0; r < M; r++) piece[r] = a.base[r];
+  for (int64_t k = 0; k < depth; k += kPanel<C>) {
+    multiply_add<M>(acc, piece, w + k * kPanel<C>, min(kPanel<C>, depth - k));
+    for (int r = 0; r < M; r++) piece[r] += a.stride[r];
+  }
+}
+
+// dst[r] += sum over k of x[k][r] * g[k]: a weight gradient's tile. x is packed with M columns side by side, g is a
+// panel of gradients. The sum starts from zero and is added once, so that rounding errors of a long sequence grow with
+// the length of a block and the number of blocks, not with their product.
+template <int M, class C>
+LF_INLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth) {
+  constexpr int kWidth = kLanes<C>;
+  Tile<C, M> acc = {};
+  for (int64_t k = 0; k < depth; k++, g += kPanel<C>, x += M) {
+    Vec<C> b[kTileCols];
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; j++) b[j] = load(g + j * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < M; r++) {
+      const Vec<C> a = splat(x[r]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; j++) acc[r][j] += a * b[j];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < M; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; j++) {
+      C* p = dst + r * kPanel<C> + j * kWidth;
+      store(p, load(p) + acc[r][j]);
+    }
+}
+
+// n rows cut into the fewest tiles, as even as can be (32 = 6+5+5+5+5+6, not 5*6+2).
+struct TileCut {
+  int64_t n, tiles;
+  explicit TileCut(int64_t rows) : n(rows), tiles(ceil_div(rows, kTileRows)) {}
+  LF_INLINE int64_t begin(int64_t i) const { return n * i / tiles; }
+};
+
+}  // namespace lstmfast::LF_ISA

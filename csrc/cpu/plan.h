@@ -1,0 +1,56 @@
+// How one call is cut into blocks of steps and shared among threads: pure functions, tested on their own.
+#pragma once
+#include <cstdint>
+
+#include "../core/params.h"
+
+namespace lstmfast::cpu {
+
+// What the planner knows about the kernels and the machine.
+struct Target {
+  int64_t tile_rows = 6;     // rows of a register tile
+  int64_t panel_cols = 64;   // columns of a register tile, in elements of the compute type
+  int64_t l2_bytes = 1 << 20;
+};
+
+enum class Split {
+  kHidden,  // a thread owns hidden units, of all sequences; the threads meet after every step
+  kBatch,   // a thread owns sequences, with all hidden units; the threads meet only for weight gradients
+};
+
+struct Plan {
+  int threads = 1;
+  Split split = Split::kHidden;
+  // Steps per block. They depend on the batch alone: the reserve's layout is cut by forward_steps and the rounding of
+  // weight gradients by backward_steps, and neither may change with the machine's thread count.
+  int64_t forward_steps = 1;
+  int64_t backward_steps = 1;
+};
+
+// Rows per block: few enough that the projected input stays in L2 until its step comes (forward), enough that a
+// weight gradient's tile is worth loading and storing (backward).
+constexpr int64_t kForwardRows = 96, kBackwardRows = 256;
+
+inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, int threads, const Target& target) {
+  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const auto clamp = [](int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; };
+  Plan plan;
+  const int64_t batch = s.batch > 0 ? s.batch : 1;
+  plan.forward_steps = clamp(kForwardRows / batch, 1, s.steps);
+  plan.backward_steps = clamp(kBackwardRows / batch, 1, s.steps);
+
+  const int64_t panels = ceil_div(s.hidden * gates, target.panel_cols), tiles = ceil_div(batch, target.tile_rows);
+  const int64_t weights = gates * s.hidden * (s.input + s.output()) + s.projection * s.hidden;
+  // Splitting the batch saves a barrier per step, and costs every thread a walk over all weights.
+  const bool weights_fit = weights * compute_size <= target.l2_bytes / 2;
+  plan.split = tiles >= threads && (weights_fit || panels < threads) ? Split::kBatch : Split::kHidden;
+
+  // Meeting costs about as much as ten thousand multiplications: below that another thread is a loss.
+  constexpr int64_t kWorthAThread = 10000;
+  const int64_t work = plan.split == Split::kBatch ? weights * s.rows : weights * batch;
+  const int64_t parts = plan.split == Split::kBatch ? tiles : panels;
+  plan.threads = static_cast<int>(clamp(threads, 1, clamp(work / kWorthAThread, 1, parts)));
+  return plan;
+}
+
+}  // namespace lstmfast::cpu
