@@ -1,0 +1,216 @@
+#include "layers.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+namespace lstmfast {
+namespace {
+
+at::ScalarType compute_type(const at::Tensor& input) { return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Rows' features must be contiguous; every other stride is free.
+at::Tensor readable(const at::Tensor& t) { return t.size(-1) <= 1 || t.stride(-1) == 1 ? t.resolve_neg() : t.contiguous(); }
+
+template <class R, class T>
+R rows_of(const T& t, bool packed, int64_t first_column = 0) {
+  if (!t.defined()) return {};
+  const auto offset = first_column * t.element_size();
+  if constexpr (std::is_same_v<R, ConstRows>) {
+    const char* data = static_cast<const char*>(t.const_data_ptr()) + offset;
+    return packed ? ConstRows{data, 0, t.stride(0)} : ConstRows{data, t.stride(0), t.stride(1)};
+  } else {
+    char* data = static_cast<char*>(t.mutable_data_ptr()) + offset;
+    return packed ? Rows{data, 0, t.stride(0)} : Rows{data, t.stride(0), t.stride(1)};
+  }
+}
+// Run i's state out of [L*D, N, width].
+ConstRows state(const at::Tensor& t, int64_t run) {
+  if (!t.defined()) return {};
+  return {static_cast<const char*>(t.const_data_ptr()) + run * t.stride(0) * t.element_size(), 0, t.stride(1)};
+}
+Rows mutable_state(const at::Tensor& t, int64_t run) {
+  if (!t.defined()) return {};
+  return {static_cast<char*>(t.mutable_data_ptr()) + run * t.stride(0) * t.element_size(), 0, t.stride(1)};
+}
+ConstMatrix matrix(const at::Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.dim() == 2 ? t.stride(1) : 1}; }
+Matrix mutable_matrix(const at::Tensor& t) {
+  if (!t.defined()) return {};
+  return {t.mutable_data_ptr(), t.stride(0), t.dim() == 2 ? t.stride(1) : 1};
+}
+
+// The tensors of a call in a form that can be pointed into, and the parameters of one run (a layer in a direction).
+class Call {
+ public:
+  Call(const Arguments& a)
+      : a_(a), problem_(check(a)), input_(readable(a.input)), weights_(a.weights.size()) {
+    for (const at::Tensor& t : a.hx) hx_.push_back(readable(t));
+    for (size_t i = 0; i < weights_.size(); i++) weights_[i] = a.weights[i].resolve_neg();
+    if (problem_.packed()) {
+      sizes_ = a.batch_sizes->contiguous();
+      problem_.shape.batch_sizes = sizes_.const_data_ptr<int64_t>();
+      problem_.shape.offsets = problem_.offsets.data();
+    }
+    if (a.dropout_mask) mask_ = a.dropout_mask->contiguous();
+  }
+
+  const Problem& problem() const { return problem_; }
+  const at::Tensor& input() const { return input_; }
+  int64_t runs() const { return problem_.runs(); }
+
+  at::Tensor rows(int64_t width) const { return at::empty(problem_.rows_shape(width), input_.options()); }
+  at::Tensor states(int64_t width) const { return at::empty({runs(), problem_.shape.batch, width}, input_.options()); }
+  at::Tensor nothing() const { return at::empty({0}, input_.options()); }
+
+  // A layer's output on its way to the next layer, or a gradient on its way back.
+  at::Tensor drop(const at::Tensor& y, int64_t layer) const {
+    if (!mask_.defined()) return y;
+    const double kept = 1 - a_.dropout;
+    return at::mul(y, mask_[layer]).mul_(kept > 0 ? 1 / kept : 0.);
+  }
+
+  // x is the layer's input, y its output, reserve what this run keeps for backward (undefined: nothing).
+  template <class Params>
+  Params params(int64_t run, const at::Tensor& x, const at::Tensor& y, const at::Tensor& reserve) const {
+    const int64_t layer = run / problem_.directions, direction = run % problem_.directions;
+    Params p;
+    p.cell = problem_.cell;
+    p.dtype = problem_.dtype;
+    p.shape = problem_.shape;
+    p.shape.input = problem_.layer_input(layer);
+    p.shape.reverse = direction == 1;
+    p.threads = at::get_num_threads();
+    p.x = rows_of<ConstRows>(x, problem_.packed());
+    p.y = rows_of<Rows>(y, problem_.packed(), direction * problem_.shape.output());
+    if (!hx_.empty()) p.h0 = state(hx_[0], run);
+    if (hx_.size() > 1) p.c0 = state(hx_[1], run);
+    const at::Tensor* w = weights(run);
+    p.w_ih = matrix(w[0]);
+    p.w_hh = matrix(w[1]);
+    if (problem_.biases) p.b_ih = matrix(w[2]), p.b_hh = matrix(w[3]);
+    if (problem_.shape.projection) p.w_hr = matrix(w[problem_.weights_per_run - 1]);
+    if (reserve.defined()) p.reserve = reserve[run].mutable_data_ptr();
+    return p;
+  }
+  const at::Tensor* weights(int64_t run) const { return &weights_[run * problem_.weights_per_run]; }
+
+ private:
+  const Arguments& a_;
+  Problem problem_;
+  at::Tensor input_, sizes_, mask_;
+  std::vector<at::Tensor> hx_, weights_;
+};
+
+}  // namespace
+
+Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward) {
+  const Call call(a);
+  const Problem& problem = call.problem();
+  const int64_t width = problem.output_width();
+  Outputs out;
+  out.output = call.rows(width);
+  out.h_n = call.states(problem.shape.output());
+  out.c_n = problem.states > 1 ? call.states(problem.shape.hidden) : call.nothing();
+  if (save_for_backward) {
+    out.hidden = at::empty(problem.stacked_rows_shape(problem.layers - 1, width), call.input().options());
+    out.reserve = at::empty({call.runs(), problem.shape.rows, problem.reserve_width},
+                            call.input().options().dtype(compute_type(call.input())));
+  }
+
+  at::Tensor x = call.input();
+  for (int64_t layer = 0; layer < problem.layers; layer++) {
+    const at::Tensor y = layer == problem.layers - 1 ? out.output : save_for_backward ? out.hidden[layer] : call.rows(width);
+    for (int64_t d = 0; d < problem.directions; d++) {
+      const int64_t run = layer * problem.directions + d;
+      auto p = call.params<ForwardParams>(run, x, y, out.reserve);
+      p.h_n = mutable_state(out.h_n, run);
+      if (problem.states > 1) p.c_n = mutable_state(out.c_n, run);
+      device.forward(p, call.input());
+    }
+    if (layer < problem.layers - 1) x = call.drop(y, layer);
+  }
+  if (!save_for_backward) out.hidden = call.nothing(), out.reserve = call.nothing();
+  return out;
+}
+
+InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
+                               const Gradients& grads, const std::vector<bool>& wanted) {
+  const Call call(a);
+  const Problem& problem = call.problem();
+  const int64_t width = problem.output_width(), packed = problem.packed();
+  const size_t states = a.hx.size(), first_weight = 1 + states;
+  TORCH_CHECK_VALUE(wanted.size() == first_weight + a.weights.size(), "lstmfast: output_mask must have ",
+                    first_weight + a.weights.size(), " entries (input, hx, weights), got ", wanted.size());
+
+  const at::Tensor& input = call.input();
+  check_like(saved.output, "output", input, problem.rows_shape(width));
+  check_like(saved.hidden, "hidden", input, problem.stacked_rows_shape(problem.layers - 1, width));
+  check_like(saved.reserve, "reserve", input, {call.runs(), problem.shape.rows, problem.reserve_width},
+             compute_type(input));
+  const auto gradient = [&](const std::optional<at::Tensor>& g, const char* name, at::IntArrayRef shape) {
+    if (!g || !g->defined()) return at::Tensor();
+    check_like(*g, name, input, shape);
+    return readable(*g);
+  };
+  at::Tensor dy = gradient(grads.output, "grad_output", problem.rows_shape(width));
+  const at::Tensor dh_n = gradient(grads.h_n, "grad_h_n", {call.runs(), problem.shape.batch, problem.shape.output()});
+  const at::Tensor dc_n =
+      problem.states > 1
+          ? gradient(grads.c_n, "grad_c_n", {call.runs(), problem.shape.batch, problem.shape.hidden})
+          : at::Tensor();
+  const at::Tensor output = saved.output.contiguous(), hidden = saved.hidden.contiguous(),
+                   reserve = saved.reserve.contiguous();
+
+  InputGradients out;
+  // Zeros where no kernel writes: an empty batch, or a layer below everything that is wanted.
+  for (size_t i = 0; i < states; i++) out.hx.push_back(wanted[1 + i] ? at::zeros_like(a.hx[i], at::MemoryFormat::Contiguous) : at::Tensor());
+  for (size_t i = 0; i < a.weights.size(); i++)
+    out.weights.push_back(!wanted[first_weight + i]      ? at::Tensor()
+                          : problem.shape.rows == 0      ? at::zeros_like(a.weights[i], at::MemoryFormat::Contiguous)
+                                                         : at::empty_like(a.weights[i], at::MemoryFormat::Contiguous));
+
+  // Whether anything at or below a layer is wanted, other than the input's gradient.
+  const auto wanted_in = [&](int64_t layer) {
+    for (size_t i = 0; i < states; i++)
+      if (wanted[1 + i]) return true;
+    const int64_t per_layer = problem.weights_per_run * problem.directions;
+    for (int64_t i = layer * per_layer; i < (layer + 1) * per_layer; i++)
+      if (wanted[first_weight + i]) return true;
+    return false;
+  };
+  std::vector<bool> below(problem.layers + 1, wanted[0]);  // below[l]: the gradient of layer l's input is needed
+  for (int64_t layer = 0; layer < problem.layers; layer++) below[layer + 1] = below[layer] || wanted_in(layer);
+
+  for (int64_t layer = problem.layers - 1; layer >= 0; layer--) {
+    if (!below[layer + 1]) break;
+    const at::Tensor y = layer == problem.layers - 1 ? output : hidden[layer];
+    const at::Tensor x = layer == 0 ? input : call.drop(hidden[layer - 1], layer - 1);
+    const at::Tensor dx = below[layer] ? call.rows(problem.layer_input(layer)) : at::Tensor();
+    for (int64_t d = 0; d < problem.directions; d++) {
+      const int64_t run = layer * problem.directions + d;
+      auto p = call.params<BackwardParams>(run, x, y, reserve);
+      p.dy = rows_of<ConstRows>(dy, packed, d * problem.shape.output());
+      p.dh_n = state(dh_n, run);
+      p.dc_n = state(dc_n, run);
+      p.dx = rows_of<Rows>(dx, packed);
+      p.accumulate_dx = d > 0;
+      if (states > 0) p.dh0 = mutable_state(out.hx[0], run);
+      if (states > 1) p.dc0 = mutable_state(out.hx[1], run);
+      const at::Tensor* dw = &out.weights[run * problem.weights_per_run];
+      p.dw_ih = mutable_matrix(dw[0]);
+      p.dw_hh = mutable_matrix(dw[1]);
+      if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
+      if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
+      device.backward(p, input);
+    }
+    if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
+    if (layer == 0 && wanted[0]) out.input = dx;
+  }
+
+  if (!out.input.defined()) out.input = call.nothing();
+  for (auto* list : {&out.hx, &out.weights})
+    for (at::Tensor& t : *list)
+      if (!t.defined()) t = call.nothing();
+  return out;
+}
+
+}  // namespace lstmfast

@@ -1,0 +1,44 @@
+// A whole call: all layers, both directions, dropout between layers. Knows tensors, not devices: a device hands in its
+// way to run one layer in one direction.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+
+namespace lstmfast {
+
+struct Device {
+  void (*forward)(ForwardParams& p, const at::Tensor& like);
+  void (*backward)(BackwardParams& p, const at::Tensor& like);
+};
+
+struct Outputs {
+  at::Tensor output;   // [T, N, D*O] or packed rows [R, D*O]
+  at::Tensor h_n;      // [L*D, N, O]
+  at::Tensor c_n;      // [L*D, N, H]; empty for a cell without a private state
+  at::Tensor hidden;   // [L-1, *output.shape], outputs of the lower layers before dropout; empty unless saved
+  at::Tensor reserve;  // [L*D, R, reserve_width] in the compute type; empty unless saved
+};
+
+struct SavedOutputs {
+  const at::Tensor &output, &hidden, &reserve;
+};
+
+struct Gradients {
+  std::optional<at::Tensor> output, h_n, c_n;
+};
+
+// Gradients in the order input, hx..., weights...; an empty tensor where none was wanted.
+struct InputGradients {
+  at::Tensor input;
+  std::vector<at::Tensor> hx, weights;
+};
+
+Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward);
+InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
+                               const Gradients& grads, const std::vector<bool>& wanted);
+
+}  // namespace lstmfast
