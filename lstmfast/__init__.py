@@ -1,0 +1,12 @@
+"""Fused LSTM and RNN layers for PyTorch: a drop-in for torch.nn.LSTM and torch.nn.RNN."""
+
+import torch  # noqa: F401  its libraries, and the OpenMP runtime with them, must be loaded before ours
+
+from ._C import build_info
+from .convert import ConversionReport, convert, to_torch
+from .functional import lstm, rnn
+from .modules import LSTM, RNN
+
+__version__ = build_info()["version"]
+
+__all__ = ["LSTM", "RNN", "ConversionReport", "build_info", "convert", "lstm", "rnn", "to_torch"]

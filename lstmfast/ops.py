@@ -1,0 +1,155 @@
+"""The compiled ops ``torch.ops.lstmfast.forward`` and ``.backward``: loading, fake kernels, autograd for direct calls.
+
+Their arguments are those of one whole call, all layers and both directions; ``csrc/torch/checks.h`` says what each must
+be. Results of ``forward``:
+
+=========  ==========================================  ===========================================================
+output     ``[T, B, D*O]``, or packed rows             O = proj_size or hidden_size, D directions
+h_n        ``[L*D, B, O]``
+c_n        ``[L*D, B, H]``                             empty for a cell without a private state
+hidden     ``[L-1, *output.shape]``                    lower layers' outputs before dropout; empty unless saved
+reserve    ``[L*D, rows, width]``, float32 or float64  what backward needs, in a private layout; empty unless saved
+=========  ==========================================  ===========================================================
+
+``backward`` returns an empty tensor for every gradient that ``output_mask`` (input, hx..., weights...) does not ask for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _C
+
+forward = torch.ops.lstmfast.forward.default
+backward = torch.ops.lstmfast.backward.default
+
+CELLS: dict[str, dict[str, int]] = _C.cells()
+
+
+def _sizes(cell: str, weights: list[Tensor], has_biases: bool, num_layers: int, bidirectional: bool):
+    """(hidden_size, proj_size, directions) from the weights, as csrc/torch/checks.cpp reads them."""
+    directions = 2 if bidirectional else 1
+    per_run = len(weights) // (num_layers * directions)
+    projects = per_run > (4 if has_biases else 2)
+    hidden = weights[0].shape[0] // CELLS[cell]["gates"]
+    return hidden, weights[per_run - 1].shape[0] if projects else 0, directions
+
+
+@torch.library.register_fake("lstmfast::forward")
+def _forward_fake(
+    cell,
+    input,
+    batch_sizes,
+    hx,
+    weights,
+    dropout_mask,
+    has_biases,
+    num_layers,
+    bidirectional,
+    dropout,
+    save_for_backward,
+):
+    hidden_size, proj_size, directions = _sizes(cell, weights, has_biases, num_layers, bidirectional)
+    rows_shape = input.shape[:-1]
+    rows = rows_shape[0] if batch_sizes is not None else rows_shape[0] * rows_shape[1]
+    if batch_sizes is None:
+        batch = rows_shape[1]
+    elif hx:
+        batch = hx[0].shape[1]
+    else:
+        # The first entry of batch_sizes: data, which a fake kernel cannot see.
+        batch = torch.library.get_ctx().new_dynamic_size()
+    width = directions * (proj_size or hidden_size)
+    runs = num_layers * directions
+    states = CELLS[cell]["states"]
+    output = input.new_empty((*rows_shape, width))
+    h_n = input.new_empty((runs, batch, proj_size or hidden_size))
+    c_n = input.new_empty((runs, batch, hidden_size) if states > 1 else (0,))
+    if not save_for_backward:
+        return output, h_n, c_n, input.new_empty((0,)), input.new_empty((0,))
+    is_double = input.dtype == torch.float64
+    reserve_width = _C.reserve_width(cell, is_double, int(hidden_size), int(proj_size))
+    reserve = input.new_empty((runs, rows, reserve_width), dtype=torch.float64 if is_double else torch.float32)
+    return output, h_n, c_n, input.new_empty((num_layers - 1, *rows_shape, width)), reserve
+
+
+@torch.library.register_fake("lstmfast::backward")
+def _backward_fake(
+    grad_output,
+    grad_h_n,
+    grad_c_n,
+    cell,
+    input,
+    batch_sizes,
+    hx,
+    weights,
+    dropout_mask,
+    has_biases,
+    num_layers,
+    bidirectional,
+    dropout,
+    output,
+    hidden,
+    reserve,
+    output_mask,
+):
+    def gradient(t, wanted):
+        return t.new_empty(t.shape if wanted else (0,))
+
+    states = len(hx)
+    return (
+        gradient(input, output_mask[0]),
+        [gradient(t, wanted) for t, wanted in zip(hx, output_mask[1 : 1 + states], strict=True)],
+        [gradient(t, wanted) for t, wanted in zip(weights, output_mask[1 + states :], strict=True)],
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    cell, input, batch_sizes, hx, weights, dropout_mask, has_biases, num_layers, bidirectional, dropout, saved = inputs
+    out, _, _, hidden, reserve = output
+    ctx.save_for_backward(input, batch_sizes, dropout_mask, out, hidden, reserve, *hx, *weights)
+    ctx.states = len(hx)
+    ctx.options = (has_biases, num_layers, bidirectional, dropout)
+    ctx.cell = cell
+    ctx.saved = saved
+    ctx.mark_non_differentiable(hidden, reserve)
+    ctx.set_materialize_grads(False)
+
+
+def _op_backward(ctx, grad_output, grad_h_n, grad_c_n, *_):
+    if not ctx.saved:
+        raise RuntimeError("lstmfast::forward was called with save_for_backward=False: it has no gradient")
+    input, batch_sizes, dropout_mask, output, hidden, reserve, *tensors = ctx.saved_tensors
+    hx, weights = tensors[: ctx.states], tensors[ctx.states :]
+    needs = ctx.needs_input_grad
+    mask = [needs[1], *_flags(needs[3], len(hx)), *_flags(needs[4], len(weights))]
+    states = CELLS[ctx.cell]["states"]
+    d_input, d_hx, d_weights = backward(
+        grad_output,
+        grad_h_n,
+        grad_c_n if states > 1 else None,
+        ctx.cell,
+        input,
+        batch_sizes,
+        hx,
+        weights,
+        dropout_mask,
+        *ctx.options,
+        output,
+        hidden,
+        reserve,
+        mask,
+    )
+    wanted = iter(mask)
+    d_input = d_input if next(wanted) else None
+    d_hx = [d if next(wanted) else None for d in d_hx]
+    d_weights = [d if next(wanted) else None for d in d_weights]
+    return None, d_input, None, d_hx, d_weights, None, None, None, None, None, None
+
+
+def _flags(needs, count: int) -> list[bool]:
+    return list(needs) if isinstance(needs, (list, tuple)) else [bool(needs)] * count
+
+
+torch.library.register_autograd("lstmfast::forward", _op_backward, setup_context=_setup_context)
