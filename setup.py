@@ -53,7 +53,7 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         # A build folder of this project's own, kept between builds: ninja then compiles only what changed.
-        build = ROOT / "build" / f"python-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        build = ROOT / "build" / "python"
         build.mkdir(parents=True, exist_ok=True)
         definitions = [f"-D{name}={value}" for name, value in build_requirements().items()]
         extra = os.environ.get("LSTMFAST_CMAKE_ARGS", "").split()
