@@ -66,19 +66,22 @@ def recurrent(
         ValueError: wrong ranks, dtypes, devices or options.
         RuntimeError: wrong sizes.
     """
-    if torch.is_autocast_enabled(input.device.type):
+    # The first test is cheap, and the second does not know every device (meta).
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type):
         to = torch.get_autocast_dtype(input.device.type)
         input, hx, weights = _autocast(input, to), tuple(_autocast(t, to) for t in hx), [_autocast(w, to) for w in weights]
     mask = _dropout_mask(cell, input, weights, has_biases, num_layers, bidirectional, dropout) if dropout > 0 else None
     options = Options(cell, has_biases, num_layers, bidirectional, dropout, len(hx))
-    if not torch.compiler.is_compiling() and _is_transformed():
-        return _composite(options, input, batch_sizes, mask, (*hx, *weights))
-    if torch.is_grad_enabled() and (
-        input.requires_grad or any(w.requires_grad for w in weights) or any(h.requires_grad for h in hx)
-    ):
-        output, h_n, *c_n = RecurrentFunction.apply(options, input, batch_sizes, mask, *hx, *weights)
-        return output, h_n, c_n[0] if c_n else None
-    output, h_n, c_n, _, _ = ops.forward(cell, input, batch_sizes, hx, weights, mask, *options.arguments(), False)
+    tensors = (*hx, *weights)
+    needs_grad = torch.is_grad_enabled() and (input.requires_grad or any(t.requires_grad for t in tensors))
+    # The compiler sees the bare op, one node with a gradient of its own (lstmfast.ops).
+    if not torch.compiler.is_compiling():
+        if _is_transformed():
+            return _composite(options, input, batch_sizes, mask, tensors)
+        if needs_grad:
+            output, h_n, *c_n = RecurrentFunction.apply(options, input, batch_sizes, mask, *tensors)
+            return output, h_n, c_n[0] if c_n else None
+    output, h_n, c_n, _, _ = ops.forward(cell, input, batch_sizes, hx, weights, mask, *options.arguments(), needs_grad)
     return output, h_n, c_n if ops.CELLS[cell]["states"] > 1 else None
 
 

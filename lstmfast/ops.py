@@ -36,6 +36,13 @@ def _sizes(cell: str, weights: list[Tensor], has_biases: bool, num_layers: int, 
     return hidden, weights[per_run - 1].shape[0] if projects else 0, directions
 
 
+def _check_devices(input: Tensor, others: list[Tensor]) -> None:
+    """One tensor on the meta device is enough to come here instead of to the real op."""
+    for t in others:
+        if t.device != input.device:
+            raise RuntimeError(f"lstmfast: all tensors must be on the input's device {input.device}, got {t.device}")
+
+
 @torch.library.register_fake("lstmfast::forward")
 def _forward_fake(
     cell,
@@ -50,6 +57,7 @@ def _forward_fake(
     dropout,
     save_for_backward,
 ):
+    _check_devices(input, [*hx, *weights])
     hidden_size, proj_size, directions = _sizes(cell, weights, has_biases, num_layers, bidirectional)
     rows_shape = input.shape[:-1]
     rows = rows_shape[0] if batch_sizes is not None else rows_shape[0] * rows_shape[1]
@@ -94,6 +102,8 @@ def _backward_fake(
     reserve,
     output_mask,
 ):
+    _check_devices(input, [*hx, *weights, output, hidden, reserve])
+
     def gradient(t, wanted):
         return t.new_empty(t.shape if wanted else (0,))
 

@@ -1,6 +1,6 @@
 // Facts about the cells for code that is not templated on them: validation, bindings, planners.
 #pragma once
-#include <cstring>
+#include <string_view>
 
 #include "cells.h"
 
@@ -24,9 +24,9 @@ constexpr int kCells = portable::AllCells::kSize;
 inline const CellInfo& cell_info(int cell) { return detail::cell_table(portable::AllCells{})[cell]; }
 
 // Index of the cell called `name`, -1 if there is none.
-inline int find_cell(const char* name) {
+inline int find_cell(std::string_view name) {
   for (int i = 0; i < kCells; i++)
-    if (std::strcmp(cell_info(i).name, name) == 0) return i;
+    if (name == cell_info(i).name) return i;
   return -1;
 }
 

@@ -102,7 +102,7 @@ void check_like(const at::Tensor& t, const char* name, const at::Tensor& input, 
 
 Problem check(const Arguments& a) {
   Problem p;
-  p.cell = find_cell(std::string(a.cell).c_str());
+  p.cell = find_cell(a.cell);
   TORCH_CHECK_VALUE(p.cell >= 0, "lstmfast: unknown cell '", a.cell, "'");
   const CellInfo& cell = cell_info(p.cell);
 

@@ -42,7 +42,7 @@ py::dict cells() {
 }
 
 int cell_named(const std::string& name) {
-  const int cell = find_cell(name.c_str());
+  const int cell = find_cell(name);
   if (cell < 0) throw std::invalid_argument("unknown cell '" + name + "'");
   return cell;
 }
