@@ -60,7 +60,10 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *definitions, *extra], check=True)
         subprocess.run(["cmake", "--build", str(build), "--target", "_C"], check=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(build / target.name, target)
+        # A rename, since a running process may have the old module mapped.
+        fresh = target.with_suffix(".new")
+        shutil.copy2(build / target.name, fresh)
+        fresh.replace(target)
 
 
 setup(ext_modules=[Extension("lstmfast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

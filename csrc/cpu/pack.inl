@@ -40,30 +40,55 @@ LF_INLINE int64_t plain_row(int64_t panel, int64_t col, int64_t rows) {
   return r < rows ? r : -1;
 }
 
-// Elements of a source row at a time: the part of a panel that is written meanwhile stays in L1.
-constexpr int64_t kPackDepth = 16;
+// A panel is filled and emptied in squares of lanes: source rows [row, row + n) by source columns [k, k + depth).
+template <class C>
+struct Square {
+  int64_t panel, column;  // first column of the panel
+  int64_t row, rows;      // source rows behind its lanes; rows < kLanes at the padding's edge, 0 in the padding
+  int64_t k, depth;
+};
 
-// Calls f(panel, column of the panel, its source row or -1, first, last) for pieces of depth [first, last).
+// Calls f(square) for this thread's part of `panels` panels of `depth`. `row_of(panel, column)` is the source row, -1
+// for padding; the lanes of one pack come from neighbouring rows.
 template <class C, class RowOf, class F>
-LF_INLINE void for_panel_pieces(const Team& team, int64_t panels, int64_t depth, const RowOf& row_of, const F& f) {
-  const int64_t pieces = ceil_div(depth, kPackDepth);
+LF_INLINE void for_squares(const Team& team, int64_t panels, int64_t depth, const RowOf& row_of, const F& f) {
+  constexpr int n = kLanes<C>;
+  const int64_t pieces = ceil_div(depth, n);
   const Share mine = team.share(panels * pieces);
   for (int64_t i = mine.begin; i < mine.end; i++) {
-    const int64_t panel = i / pieces, first = i % pieces * kPackDepth, last = min(first + kPackDepth, depth);
-    for (int64_t c = 0; c < kPanel<C>; c++) f(panel, c, row_of(panel, c), first, last);
+    const int64_t panel = i / pieces, k = i % pieces * n;
+    for (int64_t column = 0; column < kPanel<C>; column += n) {
+      int64_t rows = 0;
+      while (rows < n && row_of(panel, column + rows) >= 0) rows++;
+      f(Square<C>{panel, column, row_of(panel, column), rows, k, min(n, depth - k)});
+    }
   }
+}
+template <class C>
+LF_INLINE bool can_move_packs(const Square<C>& s, const Storage<C>& storage, int64_t col_stride) {
+  return s.rows == kLanes<C> && s.depth == kLanes<C> && storage.is_compute && col_stride == 1;
 }
 
 // [rows, depth] -> [panel][depth][kPanel], column c of a panel from source row `row_of(panel, c)`.
 template <class C, class RowOf>
 void pack_panels(const Team& team, const Storage<C>& storage, const ConstMatrix& src, C* dst, int64_t panels,
                  int64_t depth, const RowOf& row_of) {
-  for_panel_pieces<C>(team, panels, depth, row_of, [&](int64_t panel, int64_t c, int64_t r, int64_t k0, int64_t k1) {
-    C values[kPackDepth] = {};
-    if (r >= 0)
-      storage.gather(values, storage.at(src.data, r * src.row_stride + k0 * src.col_stride), src.col_stride, k1 - k0);
-    C* out = dst + (panel * depth + k0) * kPanel<C> + c;
-    for (int64_t k = 0; k < k1 - k0; k++) out[k * kPanel<C>] = values[k];
+  constexpr int n = kLanes<C>;
+  for_squares<C>(team, panels, depth, row_of, [&](const Square<C>& s) {
+    C* out = dst + (s.panel * depth + s.k) * kPanel<C> + s.column;
+    Vec<C> v[n];
+    for (int i = 0; i < n; i++) {
+      const int64_t at = (s.row + i) * src.row_stride + s.k * src.col_stride;
+      if (can_move_packs(s, storage, src.col_stride)) {
+        v[i] = load(static_cast<const C*>(src.data) + at);
+      } else {
+        C values[n] = {};
+        if (i < s.rows) storage.gather(values, storage.at(src.data, at), src.col_stride, s.depth);
+        v[i] = load(values);
+      }
+    }
+    transpose<C>(v);
+    for (int k = 0; k < s.depth; k++) store(out + k * kPanel<C>, v[k]);
   });
 }
 
@@ -71,12 +96,22 @@ void pack_panels(const Team& team, const Storage<C>& storage, const ConstMatrix&
 template <class C, class RowOf>
 void unpack_panels(const Team& team, const Storage<C>& storage, const C* src, const Matrix& dst, int64_t panels,
                    int64_t depth, const RowOf& row_of) {
-  for_panel_pieces<C>(team, panels, depth, row_of, [&](int64_t panel, int64_t c, int64_t r, int64_t k0, int64_t k1) {
-    if (r < 0) return;
-    C values[kPackDepth];
-    const C* in = src + (panel * depth + k0) * kPanel<C> + c;
-    for (int64_t k = 0; k < k1 - k0; k++) values[k] = in[k * kPanel<C>];
-    storage.scatter(storage.at(dst.data, r * dst.row_stride + k0 * dst.col_stride), dst.col_stride, values, k1 - k0);
+  constexpr int n = kLanes<C>;
+  for_squares<C>(team, panels, depth, row_of, [&](const Square<C>& s) {
+    const C* in = src + (s.panel * depth + s.k) * kPanel<C> + s.column;
+    Vec<C> v[n] = {};
+    for (int k = 0; k < s.depth; k++) v[k] = load(in + k * kPanel<C>);
+    transpose<C>(v);
+    for (int i = 0; i < s.rows; i++) {
+      const int64_t at = (s.row + i) * dst.row_stride + s.k * dst.col_stride;
+      if (can_move_packs(s, storage, dst.col_stride)) {
+        store(static_cast<C*>(dst.data) + at, v[i]);
+      } else {
+        C values[n];
+        store(values, v[i]);
+        storage.scatter(storage.at(dst.data, at), dst.col_stride, values, s.depth);
+      }
+    }
   });
 }
 

@@ -70,6 +70,57 @@ LF_INLINE Vec<C> keep_first(Vec<C> v, int64_t n) {
   return v;
 }
 
+// Lane permutations of two packs, spelled as index vectors that the compiler turns into the unit's shuffles.
+enum class Pairing { kLow, kHigh, kEven, kOdd };
+template <class C, Pairing kind>
+LF_INLINE Vec<C> pair(Vec<C> a, Vec<C> b) {
+  constexpr int n = kLanes<C>;
+  IntVec<C> from{};
+  for (int i = 0; i < n; i++) {
+    if (kind == Pairing::kLow) from[i] = i / 2 + (i % 2) * n;
+    if (kind == Pairing::kHigh) from[i] = n / 2 + i / 2 + (i % 2) * n;
+    if (kind == Pairing::kEven) from[i] = 2 * i;
+    if (kind == Pairing::kOdd) from[i] = 2 * i + 1;
+  }
+#if defined(__clang__)
+  Vec<C> r;
+  for (int i = 0; i < n; i++) r[i] = from[i] < n ? a[from[i]] : b[from[i] - n];
+  return r;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// A square of lanes transposed. Interleaving row i with row i + n/2 rotates the bits of (row, column) by one; after
+// log2(n) rounds rows and columns have changed places.
+template <class C>
+LF_INLINE void transpose(Vec<C> (&v)[kLanes<C>]) {
+  constexpr int n = kLanes<C>;
+#pragma GCC unroll 4
+  for (int round = 1; round < n; round *= 2) {
+    Vec<C> w[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; i++) {
+      w[2 * i] = pair<C, Pairing::kLow>(v[i], v[i + n / 2]);
+      w[2 * i + 1] = pair<C, Pairing::kHigh>(v[i], v[i + n / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++) v[i] = w[i];
+  }
+}
+
+// Lane i of the result is the sum of v[i]'s lanes.
+template <class C>
+LF_INLINE Vec<C> sums_of(Vec<C> (&v)[kLanes<C>]) {
+  constexpr int n = kLanes<C>;
+#pragma GCC unroll 4
+  for (int left = n / 2; left > 0; left /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < left; i++)
+      v[i] = pair<C, Pairing::kEven>(v[2 * i], v[2 * i + 1]) + pair<C, Pairing::kOdd>(v[2 * i], v[2 * i + 1]);
+  return v[0];
+}
+
 // std::min is a template of its own, outside this unit's namespace (see macros.h).
 LF_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 LF_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
