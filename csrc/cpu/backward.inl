@@ -35,7 +35,7 @@ class Backward {
     const int64_t batch = steps_.batch();
     block_rows_ = min(plan.backward_steps * batch, p.shape.rows);
     const bool projects = p.shape.projection > 0;
-    w_hh_ = arena.take<C>(out_panels_ * depth_ * kPanel<C>);
+    w_hh_ = arena.take<C>(out_panels_ * depth_ * kPanel<C>, p.shape.steps > 1 || p.dh0.data);
     w_ih_ = arena.take<C>(in_panels_ * depth_ * kPanel<C>, p.dx.data);
     w_hr_ = arena.take<C>(hidden_panels_ * output_ * kPanel<C>, projects);
     dgates_ = arena.take<C>(panels_ * block_rows_ * kPanel<C>);
@@ -103,15 +103,12 @@ class Backward {
 
   void prepare(const Team& team) const {
     const auto gate = [this](int64_t k) { return gate_row<Cell, C>(k / kPanel<C>, k % kPanel<C>, hidden_); };
-    pack_transposed(team, storage_, p_.w_hh, w_hh_, depth_, output_, gate);
+    if (w_hh_) pack_transposed(team, storage_, p_.w_hh, w_hh_, depth_, output_, gate);
     if (p_.dx.data) pack_transposed(team, storage_, p_.w_ih, w_ih_, depth_, input_, gate);
     if (p_.shape.projection)
       pack_transposed(team, storage_, p_.w_hr, w_hr_, output_, hidden_, [](int64_t k) { return k; });
     clear(team, dgates_, panels_ * block_rows_ * kPanel<C>);  // padded units are never written, and must be zero
     clear(team, zero_, kPanel<C>);
-    clear(team, dw_ih_, panels_ * input_ * kPanel<C>);
-    clear(team, dw_hh_, panels_ * output_ * kPanel<C>);
-    clear(team, dw_hr_, out_panels_ * hidden_ * kPanel<C>);
     clear(team, db_, panels_ * kPanel<C>);
     if (P::kPrivate) {
       clear(team, dc_, steps_.batch() * c_stride_);
@@ -340,9 +337,10 @@ class Backward {
 
   void weight_gradients(const Team& team, const Block& block) const {
     const int64_t rows = steps_.rows(block.begin, block.end);
-    if (x_cols_) outer_product(team, dw_ih_, x_cols_, input_, dgates_, panels_, rows);
-    if (h_cols_) outer_product(team, dw_hh_, h_cols_, output_, dgates_, panels_, rows);
-    if (m_cols_) outer_product(team, dw_hr_, m_cols_, hidden_, dh_, out_panels_, rows);
+    const bool first = steps_.reverse() ? block.begin == 0 : block.end == steps_.count();
+    if (x_cols_) outer_product(team, dw_ih_, x_cols_, input_, dgates_, panels_, rows, first);
+    if (h_cols_) outer_product(team, dw_hh_, h_cols_, output_, dgates_, panels_, rows, first);
+    if (m_cols_) outer_product(team, dw_hr_, m_cols_, hidden_, dh_, out_panels_, rows, first);
     if (!db_) return;
     const Share mine = team.share(panels_);
     for (int64_t panel = mine.begin; panel < mine.end; panel++)
@@ -353,8 +351,8 @@ class Backward {
         store(to, load(to) + sum);
       }
   }
-  void outer_product(const Team& team, C* dst, const C* x, int64_t cols, const C* g, int64_t panels,
-                     int64_t rows) const {
+  void outer_product(const Team& team, C* dst, const C* x, int64_t cols, const C* g, int64_t panels, int64_t rows,
+                     bool first) const {
     const TileCut cut(cols);
     const Share mine = team.share(panels * cut.tiles);
     for (int64_t chunk = 0; chunk < rows; chunk += kChunk) {
@@ -363,14 +361,15 @@ class Backward {
         const int64_t panel = i / cut.tiles, c0 = cut.begin(i % cut.tiles), c1 = cut.begin(i % cut.tiles + 1);
         with_rows(c1 - c0, [&](auto m) {
           outer_tile<decltype(m)::value>(dst + (panel * cols + c0) * kPanel<C>, x + chunk * cols + c0 * depth,
-                                         g + (panel * block_rows_ + chunk) * kPanel<C>, depth);
+                                         g + (panel * block_rows_ + chunk) * kPanel<C>, depth,
+                                         first && chunk == 0);
         });
       }
     }
   }
   template <int M>
-  static LF_NOINLINE void outer_tile(C* dst, const C* x, const C* g, int64_t depth) {
-    accumulate_outer<M, C>(dst, x, g, depth);
+  static LF_NOINLINE void outer_tile(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
+    accumulate_outer<M, C>(dst, x, g, depth, overwrite);
   }
 
   // ---- dX of a block = (gate gradients) W_ih

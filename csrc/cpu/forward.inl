@@ -6,7 +6,7 @@
 // The current state lives in small buffers of its own (h twice: read one, write the other), so that a sequence that
 // starts late or ends early needs no special case: its rows just wait. With a projection a second product follows.
 #pragma once
-#include "pack.inl"
+#include "direct.inl"
 #include "plan.h"
 
 namespace lstmfast::LF_ISA {
@@ -33,9 +33,9 @@ class Forward {
     Arena arena(p.workspace);
     const int64_t batch = steps_.batch(), block_rows = plan.forward_steps * batch;
     const bool projects = p.shape.projection > 0;
-    w_ih_ = arena.take<C>(panels_ * input_ * kPanel<C>);
-    w_hh_ = arena.take<C>(panels_ * output_ * kPanel<C>);
-    w_hr_ = arena.take<C>(out_panels_ * hidden_ * kPanel<C>, projects);
+    w_ih_ = weights(arena, p.w_ih, panels_, input_);
+    w_hh_ = weights(arena, p.w_hh, panels_, output_);
+    if (projects) w_hr_ = weights(arena, p.w_hr, out_panels_, hidden_);
     bias_ = arena.take<C>(panels_ * kPanel<C>);
     h_stride_ = ceil_div(output_, kWidth) * kWidth + kWidth;  // not a power of two: rows fall into different cache sets
     h_[0] = arena.take<C>(batch * h_stride_);
@@ -98,13 +98,33 @@ class Forward {
   }
   int parity(int64_t t) const { return static_cast<int>((steps_.reverse() ? steps_.count() - 1 - t : t) & 1); }
 
+  Weights<C> weights(Arena& arena, const ConstMatrix& src, int64_t panels, int64_t depth) const {
+    if (plan_.in_place && readable_in_place(src, storage_, depth))
+      return {nullptr, static_cast<const C*>(src.data), src.row_stride};
+    return {arena.take<C>(panels * depth * kPanel<C>), nullptr, 0};
+  }
+  auto gate_rows() const {
+    return [this](int64_t panel, int64_t col) { return gate_row<Cell, C>(panel, col, hidden_); };
+  }
+  auto output_rows() const {
+    return [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); };
+  }
+  // acc += rows a times panel `panel` of the weights
+  template <int M, class RowOf>
+  LF_INLINE void multiply(Tile<C, M>& acc, const C* const (&a)[M], const Weights<C>& w, int64_t panel, int64_t depth,
+                          const RowOf& row_of) const {
+    if (w.in_place())
+      multiply_rows_add<M, C>(acc, a, w, depth, [&](int64_t col) { return row_of(panel, col); });
+    else
+      multiply_add<M, C>(acc, a, w.packed + panel * depth * kPanel<C>, depth);
+  }
+
   void prepare(const Team& team) const {
-    const auto gate = [this](int64_t panel, int64_t col) { return gate_row<Cell, C>(panel, col, hidden_); };
-    pack_panels(team, storage_, p_.w_ih, w_ih_, panels_, input_, gate);
-    pack_panels(team, storage_, p_.w_hh, w_hh_, panels_, output_, gate);
-    if (p_.shape.projection)
-      pack_panels(team, storage_, p_.w_hr, w_hr_, out_panels_, hidden_,
-                     [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); });
+    const auto gate = gate_rows();
+    if (!w_ih_.in_place()) pack_panels(team, storage_, p_.w_ih, w_ih_.packed, panels_, input_, gate);
+    if (!w_hh_.in_place()) pack_panels(team, storage_, p_.w_hh, w_hh_.packed, panels_, output_, gate);
+    if (p_.shape.projection && !w_hr_.in_place())
+      pack_panels(team, storage_, p_.w_hr, w_hr_.packed, out_panels_, hidden_, output_rows());
     const Share mine = team.share(panels_);
     for (int64_t panel = mine.begin; panel < mine.end; panel++)
       for (int64_t c = 0; c < kPanel<C>; c++) bias_[panel * kPanel<C> + c] = bias(gate(panel, c));
@@ -183,7 +203,7 @@ class Forward {
     Tile<C, M> acc;
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
-    multiply_add<M, C>(acc, x, w_ih_ + panel * input_ * kPanel<C>, input_);
+    multiply<M>(acc, x, w_ih_, panel, input_, gate_rows());
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) store(out + r * records_.width + j * kWidth, acc[r][j]);
   }
@@ -210,7 +230,7 @@ class Forward {
       h[r] = h_[parity(t)] + (n + r) * h_stride_;
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * records_.width + j * kWidth);
     }
-    multiply_add<M, C>(acc, h, w_hh_ + panel * output_ * kPanel<C>, output_);
+    multiply<M>(acc, h, w_hh_, panel, output_, gate_rows());
 
     for (int pack = 0; pack < P::kPacks; pack++) {
       const int64_t unit = panel * P::kUnits + pack * kWidth, left = hidden_ - unit;
@@ -256,7 +276,7 @@ class Forward {
     const C* in[M];
     for (int r = 0; r < M; r++) in[r] = cell_out_row(t, n + r);
     Tile<C, M> acc = {};
-    multiply_add<M, C>(acc, in, w_hr_ + panel * hidden_ * kPanel<C>, hidden_);
+    multiply<M>(acc, in, w_hr_, panel, hidden_, output_rows());
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) {
         const int64_t col = panel * kPanel<C> + j * kWidth;
@@ -285,7 +305,8 @@ class Forward {
   const Steps steps_;
   const int64_t input_, hidden_, output_, panels_, out_panels_;
   const bool keep_;
-  C *w_ih_, *w_hh_, *w_hr_, *bias_;  // packed: [panel][I | O | H][kPanel], [panel][kPanel]
+  Weights<C> w_ih_, w_hh_, w_hr_;
+  C* bias_;                          // [panel][kPanel]
   C* h_[2];                          // [N][h_stride]: before and after the step, by the step's parity
   C* c_;                             // [N][c_stride]
   C *x_block_, *y_block_;            // [rows of a block][I | O], half types only

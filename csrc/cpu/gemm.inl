@@ -94,11 +94,11 @@ LF_INLINE void multiply_add(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C
   }
 }
 
-// dst[r] += sum over k of x[k][r] * g[k]: a weight gradient's tile. x is packed with M columns side by side, g is a
+// dst[r] (+)= sum over k of x[k][r] * g[k]: a weight gradient's tile. x is packed with M columns side by side, g is a
 // panel of gradients. The sum starts from zero and is added once, so that rounding errors of a long sequence grow with
 // the length of a block and the number of blocks, not with their product.
 template <int M, class C>
-LF_INLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth) {
+LF_INLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
   constexpr int kWidth = kLanes<C>;
   Tile<C, M> acc = {};
   for (int64_t k = 0; k < depth; k++, g += kPanel<C>, x += M) {
@@ -117,7 +117,7 @@ LF_INLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth) {
 #pragma GCC unroll 4
     for (int j = 0; j < kTileCols; j++) {
       C* p = dst + r * kPanel<C> + j * kWidth;
-      store(p, load(p) + acc[r][j]);
+      store(p, overwrite ? acc[r][j] : load(p) + acc[r][j]);
     }
 }
 

@@ -25,11 +25,15 @@ struct Plan {
   // weight gradients by backward_steps, and neither may change with the machine's thread count.
   int64_t forward_steps = 1;
   int64_t backward_steps = 1;
+  // Weights are read where they lie, since packing them would cost more than they are used. Depends on the shape alone.
+  bool in_place = false;
 };
 
 // Rows per block: few enough that the projected input stays in L2 until its step comes (forward), enough that a
 // weight gradient's tile is worth loading and storing (backward).
 constexpr int64_t kForwardRows = 96, kBackwardRows = 256;
+// Rows of a whole call up to which packing does not pay.
+constexpr int64_t kInPlaceRows = 8;
 
 inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, int threads, const Target& target) {
   const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
@@ -38,6 +42,8 @@ inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, int t
   const int64_t batch = s.batch > 0 ? s.batch : 1;
   plan.forward_steps = clamp(kForwardRows / batch, 1, s.steps);
   plan.backward_steps = clamp(kBackwardRows / batch, 1, s.steps);
+
+  plan.in_place = s.rows <= kInPlaceRows;
 
   const int64_t panels = ceil_div(s.hidden * gates, target.panel_cols), tiles = ceil_div(batch, target.tile_rows);
   const int64_t weights = gates * s.hidden * (s.input + s.output()) + s.projection * s.hidden;

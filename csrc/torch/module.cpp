@@ -84,6 +84,7 @@ py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t inp
   d["split"] = plan.split == cpu::Split::kBatch ? "batch" : "hidden";
   d["forward_steps"] = plan.forward_steps;
   d["backward_steps"] = plan.backward_steps;
+  d["in_place"] = plan.in_place;
   return d;
 }
 

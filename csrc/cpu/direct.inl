@@ -1,0 +1,61 @@
+// Products with weights as they lie in the caller's memory, for calls too short to repay packing.
+//
+// A packed panel is read by the column, these by the row: each lane of a tile's pack is a dot product of its own, summed
+// in a pack of partial sums that is reduced at the end. That costs some arithmetic, and reads each weight once.
+#pragma once
+#include "pack.inl"
+
+namespace lstmfast::LF_ISA {
+
+// A weight matrix in one of two forms.
+template <class C>
+struct Weights {
+  C* packed = nullptr;      // [panel][depth][kPanel]
+  const C* rows = nullptr;  // or null: the caller's rows
+  int64_t row_stride = 0;
+
+  bool in_place() const { return rows != nullptr; }
+};
+
+// Whether the caller's rows can be read by packs.
+template <class C>
+LF_INLINE bool readable_in_place(const ConstMatrix& m, const Storage<C>& storage, int64_t depth) {
+  return storage.is_compute && m.col_stride == 1 && depth >= kLanes<C>;
+}
+
+// acc[r][j] lane i += a[r] . row `row_of(j * kLanes + i)`; depth >= kLanes. Lanes of padding get finite values only if the
+// weights are finite, and are never stored to a caller's memory.
+template <int M, class C, class RowOf>
+LF_INLINE void multiply_rows_add(Tile<C, M>& acc, const C* const (&a)[M], const Weights<C>& w, int64_t depth,
+                                 const RowOf& row_of) {
+  constexpr int n = kLanes<C>;
+  const int64_t whole = depth / n * n;
+  for (int j = 0; j < kTileCols; j++) {
+    const int64_t first = row_of(j * n);
+    if (first < 0) continue;
+    const C* from[n];
+    for (int i = 0; i < n; i++) {
+      const int64_t r = row_of(j * n + i);
+      from[i] = w.rows + (r < 0 ? first : r) * w.row_stride;
+    }
+    for (int r = 0; r < M; r++) {
+      Vec<C> sums[n] = {};
+      for (int64_t k = 0; k < whole; k += n) {
+        const Vec<C> x = load(a[r] + k);
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++) sums[i] += x * load(from[i] + k);
+      }
+      if (whole < depth) {
+        // The last elements with the pack that ends there, less the lanes that have been counted.
+        Vec<C> x = load(a[r] + depth - n);
+        for (int i = 0; i < n; i++)
+          if (i < n - (depth - whole)) x[i] = 0;
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++) sums[i] += x * load(from[i] + depth - n);
+      }
+      acc[r][j] += sums_of<C>(sums);
+    }
+  }
+}
+
+}  // namespace lstmfast::LF_ISA
