@@ -1,7 +1,7 @@
 """From tensors to the compiled op and back: what is saved, who needs a gradient, and which rare calls go elsewhere.
 
-The common call runs ``torch.ops.lstmfast.forward`` inside `RecurrentFunction`, or bare when nothing needs a gradient.
-Second derivatives, forward-mode AD and functorch transforms differentiate `lstmfast.reference` instead: right, and slow.
+The common call runs ``torch.ops.lstmfast.forward`` in `RecurrentFunction`, or bare when nothing needs a gradient. Second
+derivatives, forward-mode AD and functorch transforms differentiate `lstmfast.reference` instead: right, and slow.
 """
 
 from __future__ import annotations
@@ -69,7 +69,11 @@ def recurrent(
     # The first test is cheap, and the second does not know every device (meta).
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(input.device.type):
         to = torch.get_autocast_dtype(input.device.type)
-        input, hx, weights = _autocast(input, to), tuple(_autocast(t, to) for t in hx), [_autocast(w, to) for w in weights]
+        input, hx, weights = (
+            _autocast(input, to),
+            tuple(_autocast(t, to) for t in hx),
+            [_autocast(w, to) for w in weights],
+        )
     mask = _dropout_mask(cell, input, weights, has_biases, num_layers, bidirectional, dropout) if dropout > 0 else None
     options = Options(cell, has_biases, num_layers, bidirectional, dropout, len(hx))
     tensors = (*hx, *weights)
@@ -89,7 +93,9 @@ class RecurrentFunction(torch.autograd.Function):
     """The op with its gradient. Inputs: options, input, batch_sizes, dropout mask, *hx, *weights."""
 
     @staticmethod
-    def forward(ctx, options: Options, input: Tensor, batch_sizes: Tensor | None, mask: Tensor | None, *tensors: Tensor):
+    def forward(
+        ctx, options: Options, input: Tensor, batch_sizes: Tensor | None, mask: Tensor | None, *tensors: Tensor
+    ):
         hx, weights = options.split(tensors)
         output, h_n, c_n, hidden, reserve = ops.forward(
             options.cell, input, batch_sizes, hx, weights, mask, *options.arguments(), True
@@ -144,7 +150,7 @@ class BackwardCall(NamedTuple):
 
 
 class RecurrentBackwardFunction(torch.autograd.Function):
-    """The gradient as a function of its own, used under ``create_graph=True``: its backward differentiates the reference."""
+    """The gradient as a function of its own, for ``create_graph=True``; its backward differentiates the reference."""
 
     @staticmethod
     def forward(ctx, call: BackwardCall, grad_output, grad_h_n, grad_c_n, input: Tensor, *tensors: Tensor):
@@ -160,7 +166,9 @@ class RecurrentBackwardFunction(torch.autograd.Function):
         with torch.enable_grad():
             # Aliases, so that a tensor that is passed twice (tied weights) gets each gradient where it belongs.
             primals = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (input, *tensors0)]
-            cotangents = [None if g is None else g.view_as(g) if g.requires_grad else g.detach().requires_grad_() for g in grads]
+            cotangents = [
+                None if g is None else g.view_as(g) if g.requires_grad else g.detach().requires_grad_() for g in grads
+            ]
             outputs = _composite(ctx.options, primals[0], batch_sizes, mask, primals[1:])
             pairs = [(o, g) for o, g in zip(outputs, cotangents, strict=True) if o is not None and g is not None]
             first = torch.autograd.grad(

@@ -29,7 +29,7 @@ def lstm(
             float32, float64, bfloat16 or float16, any strides.
         hx: ``(h0 [L*D, B, P or H], c0 [L*D, B, H])`` of the input's dtype, or None for zeros.
         weights: per layer and direction ``w_ih [4H, I or D*(P or H)]``, ``w_hh [4H, P or H]``, with ``bias``
-            ``b_ih [4H]`` and ``b_hh [4H]``, and ``w_hr [P, H]`` if there is a projection; gates in the order i, f, g, o.
+            ``b_ih [4H]`` and ``b_hh [4H]``, and ``w_hr [P, H]`` with a projection; gates in the order i, f, g, o.
         dropout: probability of dropping an element between layers, in training only.
         batch_sizes: int64 ``[T]`` on the CPU when the input is packed, sequences sorted by decreasing length.
 
@@ -41,7 +41,17 @@ def lstm(
         RuntimeError: wrong sizes.
     """
     output, h_n, c_n = _run(
-        "LSTM", input, tuple(hx or ()), weights, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes
+        "LSTM",
+        input,
+        tuple(hx or ()),
+        weights,
+        bias,
+        num_layers,
+        dropout,
+        training,
+        bidirectional,
+        batch_first,
+        batch_sizes,
     )
     return output, (h_n, c_n)
 

@@ -11,7 +11,7 @@ hidden     ``[L-1, *output.shape]``                    lower layers' outputs bef
 reserve    ``[L*D, rows, width]``, float32 or float64  what backward needs, in a private layout; empty unless saved
 =========  ==========================================  ===========================================================
 
-``backward`` returns an empty tensor for every gradient that ``output_mask`` (input, hx..., weights...) does not ask for.
+``backward`` returns an empty tensor for each gradient that ``output_mask`` (input, hx..., weights...) does not want.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the build promises: one OpenMP runtime, no torch in the kernels, no instruction above a unit's level, clear errors."""
+"""What the build promises: one OpenMP runtime, kernels free of torch, no instruction above a unit's level, clear errors."""
 
 import collections
 import json
@@ -66,7 +66,7 @@ def _run(tool, *arguments):
 
 @needs_build_tree
 def test_isa_units_share_no_weak_symbol():
-    """The linker keeps one copy of a weak symbol, whichever unit's: AVX-512 code could land behind the baseline's call."""
+    """The linker keeps one copy of a weak symbol, whichever unit's: AVX-512 code could answer the baseline's call."""
     units = collections.defaultdict(set)
     for unit in OBJECTS.glob("isa_*.o"):
         for line in _run("nm", unit).splitlines():
@@ -79,7 +79,10 @@ def test_isa_units_share_no_weak_symbol():
 
 @needs_build_tree
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="looks for x86 registers")
-@pytest.mark.parametrize(("unit", "forbidden"), [("isa_baseline", r"%[yz]mm|\bv\w+ps\b"), ("isa_avx2", r"%zmm|%k[1-7]\b"), ("dispatch", r"%[yz]mm")])
+@pytest.mark.parametrize(
+    ("unit", "forbidden"),
+    [("isa_baseline", r"%[yz]mm|\bv\w+ps\b"), ("isa_avx2", r"%zmm|%k[1-7]\b"), ("dispatch", r"%[yz]mm")],
+)
 def test_no_instruction_above_the_units_level(unit, forbidden):
     code = _run("objdump", "-d", "--no-show-raw-insn", OBJECTS / f"{unit}.cpp.o")
     assert "%xmm" in code or unit == "dispatch"

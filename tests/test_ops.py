@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves as leaves
+from torch.utils._pytree import tree_map_only
 
 import lstmfast
 from lstmfast import ops
@@ -91,7 +93,9 @@ FORWARD_FAULTS = {
     "no weights": {"weights": []},
     "one state for LSTM": {"hx": [torch.zeros(1, 2, 4, dtype=torch.float64)]},
     "three states": {"hx": [torch.zeros(1, 2, 4, dtype=torch.float64)] * 3},
-    "state of wrong size": {"hx": [torch.zeros(1, 2, 4, dtype=torch.float64), torch.zeros(1, 2, 5, dtype=torch.float64)]},
+    "state of wrong size": {
+        "hx": [torch.zeros(1, 2, 4, dtype=torch.float64), torch.zeros(1, 2, 5, dtype=torch.float64)]
+    },
     "state 2-D": {"hx": [torch.zeros(2, 4, dtype=torch.float64)] * 2},
     "state float32": {"hx": [torch.zeros(1, 2, 4)] * 2},
     "mask with one layer": {"dropout_mask": torch.ones(0, 3, 2, 4, dtype=torch.bool)},
@@ -148,9 +152,9 @@ def test_unknown_cell_is_refused(name):
 
 
 def test_error_names_argument_expectation_and_what_came():
+    weights = arguments()["weights"]
+    weights[1] = torch.zeros(16, 5, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=r"weights\[1\] must have shape \[16, 4\], got \[16, 5\]"):
-        weights = arguments()["weights"]
-        weights[1] = torch.zeros(16, 5, dtype=torch.float64)
         call(weights=weights)
 
 
@@ -180,10 +184,10 @@ def test_backward_refuses(fault):
 @pytest.mark.parametrize("cell", CELLS)
 def test_only_what_is_asked_is_returned(cell):
     a = backward_arguments(cell=cell, L=2, D=2)
-    full = torch.utils._pytree.tree_leaves(ops.backward(*a.values()))
+    full = leaves(ops.backward(*a.values()))
     for i in range(len(full)):
         a["output_mask"] = [k == i for k in range(len(full))]
-        for k, g in enumerate(torch.utils._pytree.tree_leaves(ops.backward(*a.values()))):
+        for k, g in enumerate(leaves(ops.backward(*a.values()))):
             assert torch.equal(g, full[k]) if k == i else g.numel() == 0
 
 
@@ -203,12 +207,12 @@ def test_any_strides(cell, packed, dtype):
     options = {"cell": cell, "L": 2, "D": 2, "packed": packed, "dtype": dtype}
     a = backward_arguments(**options)
     expected = ops.backward(*a.values())
-    b = torch.utils._pytree.tree_map_only(torch.Tensor, scattered, a)
+    b = tree_map_only(torch.Tensor, scattered, a)
     assert not b["input"].is_contiguous()
     forward = {k: b[k] for k in arguments() if k != "save_for_backward"}
     outputs = ops.forward(*forward.values(), True)
     assert torch.equal(outputs[0], a["output"])
-    for x, y in zip(torch.utils._pytree.tree_leaves(ops.backward(*b.values())), torch.utils._pytree.tree_leaves(expected)):
+    for x, y in zip(leaves(ops.backward(*b.values())), leaves(expected), strict=True):
         assert torch.equal(x, y)
 
 
@@ -216,7 +220,7 @@ def test_any_strides(cell, packed, dtype):
 def test_empty_batch(cell):
     a = backward_arguments(cell=cell, B=0, L=2, D=2)
     assert a["output"].shape == (3, 0, 8)
-    for g, like in zip(torch.utils._pytree.tree_leaves(ops.backward(*a.values())), [a["input"], *a["hx"], *a["weights"]]):
+    for g, like in zip(leaves(ops.backward(*a.values())), [a["input"], *a["hx"], *a["weights"]], strict=True):
         assert g.shape == like.shape
         assert not g.any()
 
@@ -275,5 +279,5 @@ def test_compiles_without_graph_break(module):
     out = compiled(x)[0]
     out.sum().backward()
     assert torch.equal(out, expected)
-    for p, g in zip(m.parameters(), grads):
+    for p, g in zip(m.parameters(), grads, strict=True):
         assert torch.equal(p.grad, g)

@@ -2,7 +2,8 @@
 //
 // Names of sizes, here and everywhere:
 //   T steps, N sequences, I input features, H hidden units, O = features of h (H, or the projection's size P if there
-//   is one), G gates of the cell, R = rows = sum over t of the sequences active at step t (T * N when nothing is packed)
+//   is one), G gates of the cell, R = rows = sum over t of the sequences active at step t (T * N when nothing is
+//   packed)
 #pragma once
 #include "types.h"
 
@@ -11,7 +12,8 @@ namespace lstmfast {
 // Rows (t, n) of features; the features of a row are contiguous.
 //   padded:  row (t, n) at data + t * step_stride + n * row_stride
 //   packed:  row (t, n) at data + (offsets[t] + n) * row_stride
-// States, which have no time, use row_stride alone. A null pointer means "absent": zeros when read, unwanted when written.
+// States, which have no time, use row_stride alone. A null pointer means "absent": zeros when read, unwanted when
+// written.
 template <class T>
 struct RowsOf {
   T* data = nullptr;
@@ -62,8 +64,9 @@ struct ForwardParams {
   Rows y;         // [T, N, O]; may not alias any input
   Rows h_n, c_n;  // [N, O], [N, H]
 
-  void* reserve = nullptr;    // rows * reserve_width() elements of the compute type, kept for backward; null in inference
-  void* workspace = nullptr;  // forward_workspace_bytes() / backward_workspace_bytes(), 64-byte aligned, free afterwards
+  void* reserve = nullptr;  // rows * reserve_width() elements of the compute type, kept for backward; null in inference
+  void* workspace =
+      nullptr;  // forward_workspace_bytes() / backward_workspace_bytes(), 64-byte aligned, free afterwards
 };
 
 // In backward y and reserve are inputs, as forward left them; h_n and c_n are not used.
@@ -73,9 +76,9 @@ struct BackwardParams : ForwardParams {
 
   Rows dx;  // [T, N, I]
   bool accumulate_dx = false;
-  Rows dh0, dc0;                        // [N, O], [N, H]
-  Matrix dw_ih, dw_hh, dw_hr;           // like the weights
-  Matrix db_ih, db_hh;                  // [G*H] as columns; both get the same values
+  Rows dh0, dc0;               // [N, O], [N, H]
+  Matrix dw_ih, dw_hh, dw_hr;  // like the weights
+  Matrix db_ih, db_hh;         // [G*H] as columns; both get the same values
 };
 
 }  // namespace lstmfast

@@ -155,7 +155,8 @@ class Backward {
   }
 
   // ---- one step back
-  // Gate gradients of step t: [panel][row of the block][kPanel], behind the block in `carry_` for the step that follows.
+  // Gate gradients of step t: [panel][row of the block][kPanel], behind the block in `carry_` for the step that
+  // follows.
   struct GateGradients {
     C* base;
     int64_t panel_stride;
@@ -360,16 +361,12 @@ class Backward {
       for (int64_t i = mine.begin; i < mine.end; i++) {
         const int64_t panel = i / cut.tiles, c0 = cut.begin(i % cut.tiles), c1 = cut.begin(i % cut.tiles + 1);
         with_rows(c1 - c0, [&](auto m) {
-          outer_tile<decltype(m)::value>(dst + (panel * cols + c0) * kPanel<C>, x + chunk * cols + c0 * depth,
-                                         g + (panel * block_rows_ + chunk) * kPanel<C>, depth,
-                                         first && chunk == 0);
+          accumulate_outer<decltype(m)::value, C>(dst + (panel * cols + c0) * kPanel<C>, x + chunk * cols + c0 * depth,
+                                                  g + (panel * block_rows_ + chunk) * kPanel<C>, depth,
+                                                  first && chunk == 0);
         });
       }
     }
-  }
-  template <int M>
-  static LF_NOINLINE void outer_tile(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
-    accumulate_outer<M, C>(dst, x, g, depth, overwrite);
   }
 
   // ---- dX of a block = (gate gradients) W_ih
@@ -421,7 +418,7 @@ class Backward {
     if (dw_hh_) unpack_panels(team, storage_, dw_hh_, p_.dw_hh, panels_, output_, gate);
     if (dw_hr_)
       unpack_panels(team, storage_, dw_hr_, p_.dw_hr, out_panels_, hidden_,
-                       [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); });
+                    [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); });
     const Matrix biases[] = {p_.db_ih, p_.db_hh};
     for (const Matrix& db : biases)
       if (db.data) unpack_panels(team, storage_, db_, db, panels_, 1, gate);
@@ -437,14 +434,14 @@ class Backward {
   const Storage<C>& storage_;
   const Steps steps_;
   const int64_t input_, hidden_, output_, panels_, depth_, in_panels_, out_panels_, hidden_panels_;
-  C *w_hh_, *w_ih_, *w_hr_;            // packed for the way back: [column panel][depth][kPanel]
-  C *dgates_, *carry_, *zero_;         // [panel][rows of a block][kPanel], [panel][N][kPanel], [kPanel]
-  C *dc_, *c0_, *dh_n_;                // [N][c_stride], [N][c_stride], [N][O]
-  C* dh_;                              // [column panel of O][rows of a block][kPanel], with a projection only
-  C *dy_block_, *dx_block_;            // [rows of a block][O | I], half types only
-  C *x_cols_, *h_cols_, *m_cols_;      // packed columns of a block
-  C *dw_ih_, *dw_hh_, *dw_hr_, *db_;   // [panel][I | O | H][kPanel], [panel][kPanel]
-  const C* cell_out_ = nullptr;        // [R][H] in the reserve, with a projection only
+  C *w_hh_, *w_ih_, *w_hr_;           // packed for the way back: [column panel][depth][kPanel]
+  C *dgates_, *carry_, *zero_;        // [panel][rows of a block][kPanel], [panel][N][kPanel], [kPanel]
+  C *dc_, *c0_, *dh_n_;               // [N][c_stride], [N][c_stride], [N][O]
+  C* dh_;                             // [column panel of O][rows of a block][kPanel], with a projection only
+  C *dy_block_, *dx_block_;           // [rows of a block][O | I], half types only
+  C *x_cols_, *h_cols_, *m_cols_;     // packed columns of a block
+  C *dw_ih_, *dw_hh_, *dw_hr_, *db_;  // [panel][I | O | H][kPanel], [panel][kPanel]
+  const C* cell_out_ = nullptr;       // [R][H] in the reserve, with a projection only
   Records<C> records_;
   int64_t block_rows_, c_stride_;
   size_t bytes_;

@@ -1,7 +1,7 @@
 // Products with weights as they lie in the caller's memory, for calls too short to repay packing.
 //
-// A packed panel is read by the column, these by the row: each lane of a tile's pack is a dot product of its own, summed
-// in a pack of partial sums that is reduced at the end. That costs some arithmetic, and reads each weight once.
+// A packed panel is read by the column, these by the row: each lane of a tile's pack is a dot product of its own,
+// summed in a pack of partial sums that is reduced at the end. That costs some arithmetic, and reads each weight once.
 #pragma once
 #include "pack.inl"
 
@@ -23,27 +23,26 @@ LF_INLINE bool readable_in_place(const ConstMatrix& m, const Storage<C>& storage
   return storage.is_compute && m.col_stride == 1 && depth >= kLanes<C>;
 }
 
-// acc[r][j] lane i += a[r] . row `row_of(j * kLanes + i)`; depth >= kLanes. Lanes of padding get finite values only if the
-// weights are finite, and are never stored to a caller's memory.
-template <int M, class C, class RowOf>
-LF_INLINE void multiply_rows_add(Tile<C, M>& acc, const C* const (&a)[M], const Weights<C>& w, int64_t depth,
-                                 const RowOf& row_of) {
+// The weight rows behind the lanes of a tile. Padding repeats a real row: its lanes get finite values if the weights
+// are finite, and are never stored to a caller's memory.
+template <class C>
+struct TileRows {
+  const C* row[kTileCols][kLanes<C>];
+};
+
+// acc[r][j] lane i += a[r] . w.row[j][i]; depth >= kLanes.
+template <int M, class C>
+LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const TileRows<C>& w, int64_t depth) {
   constexpr int n = kLanes<C>;
   const int64_t whole = depth / n * n;
   for (int j = 0; j < kTileCols; j++) {
-    const int64_t first = row_of(j * n);
-    if (first < 0) continue;
-    const C* from[n];
-    for (int i = 0; i < n; i++) {
-      const int64_t r = row_of(j * n + i);
-      from[i] = w.rows + (r < 0 ? first : r) * w.row_stride;
-    }
+    const auto& row = w.row[j];
     for (int r = 0; r < M; r++) {
       Vec<C> sums[n] = {};
       for (int64_t k = 0; k < whole; k += n) {
         const Vec<C> x = load(a[r] + k);
 #pragma GCC unroll 16
-        for (int i = 0; i < n; i++) sums[i] += x * load(from[i] + k);
+        for (int i = 0; i < n; i++) sums[i] += x * load(row[i] + k);
       }
       if (whole < depth) {
         // The last elements with the pack that ends there, less the lanes that have been counted.
@@ -51,7 +50,7 @@ LF_INLINE void multiply_rows_add(Tile<C, M>& acc, const C* const (&a)[M], const 
         for (int i = 0; i < n; i++)
           if (i < n - (depth - whole)) x[i] = 0;
 #pragma GCC unroll 16
-        for (int i = 0; i < n; i++) sums[i] += x * load(from[i] + depth - n);
+        for (int i = 0; i < n; i++) sums[i] += x * load(row[i] + depth - n);
       }
       acc[r][j] += sums_of<C>(sums);
     }

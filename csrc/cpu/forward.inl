@@ -87,9 +87,7 @@ class Forward {
   bool by_batch() const { return plan_.split == cpu::Split::kBatch; }
   // Tiles of sequences [begin, end) are cut once for the whole batch; a step runs the part of a tile that is active.
   TileCut tiles() const { return TileCut(steps_.batch()); }
-  Share my_tiles(const Team& team) const {
-    return by_batch() ? team.share(tiles().tiles) : Share{0, tiles().tiles};
-  }
+  Share my_tiles(const Team& team) const { return by_batch() ? team.share(tiles().tiles) : Share{0, tiles().tiles}; }
   // Sequences of step t that this thread converts.
   Share my_rows(const Team& team, int64_t t) const {
     if (!by_batch()) return team.share(steps_.active(t));
@@ -109,14 +107,22 @@ class Forward {
   auto output_rows() const {
     return [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); };
   }
-  // acc += rows a times panel `panel` of the weights
-  template <int M, class RowOf>
+  // acc += rows a times panel `panel` of the weights; on the spot in a step, where the cell takes over the accumulators
+  template <int M, bool on_the_spot, class RowOf>
   LF_INLINE void multiply(Tile<C, M>& acc, const C* const (&a)[M], const Weights<C>& w, int64_t panel, int64_t depth,
                           const RowOf& row_of) const {
-    if (w.in_place())
-      multiply_rows_add<M, C>(acc, a, w, depth, [&](int64_t col) { return row_of(panel, col); });
-    else
+    if (w.in_place()) {
+      TileRows<C> rows;
+      for (int64_t col = 0; col < kPanel<C>; col++) {
+        const int64_t r = row_of(panel, col);
+        rows.row[col / kWidth][col % kWidth] = w.rows + (r < 0 ? 0 : r) * w.row_stride;
+      }
+      multiply_add<M, C>(acc, a, rows, depth);
+    } else if constexpr (on_the_spot) {
+      multiply_add_inline<M, C>(acc, a, w.packed + panel * depth * kPanel<C>, depth);
+    } else {
       multiply_add<M, C>(acc, a, w.packed + panel * depth * kPanel<C>, depth);
+    }
   }
 
   void prepare(const Team& team) const {
@@ -203,7 +209,7 @@ class Forward {
     Tile<C, M> acc;
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
-    multiply<M>(acc, x, w_ih_, panel, input_, gate_rows());
+    multiply<M, false>(acc, x, w_ih_, panel, input_, gate_rows());
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) store(out + r * records_.width + j * kWidth, acc[r][j]);
   }
@@ -230,7 +236,7 @@ class Forward {
       h[r] = h_[parity(t)] + (n + r) * h_stride_;
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * records_.width + j * kWidth);
     }
-    multiply<M>(acc, h, w_hh_, panel, output_, gate_rows());
+    multiply<M, true>(acc, h, w_hh_, panel, output_, gate_rows());
 
     for (int pack = 0; pack < P::kPacks; pack++) {
       const int64_t unit = panel * P::kUnits + pack * kWidth, left = hidden_ - unit;
@@ -276,7 +282,7 @@ class Forward {
     const C* in[M];
     for (int r = 0; r < M; r++) in[r] = cell_out_row(t, n + r);
     Tile<C, M> acc = {};
-    multiply<M>(acc, in, w_hr_, panel, hidden_, output_rows());
+    multiply<M, false>(acc, in, w_hr_, panel, hidden_, output_rows());
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) {
         const int64_t col = panel * kPanel<C> + j * kWidth;
@@ -306,11 +312,11 @@ class Forward {
   const int64_t input_, hidden_, output_, panels_, out_panels_;
   const bool keep_;
   Weights<C> w_ih_, w_hh_, w_hr_;
-  C* bias_;                          // [panel][kPanel]
-  C* h_[2];                          // [N][h_stride]: before and after the step, by the step's parity
-  C* c_;                             // [N][c_stride]
-  C *x_block_, *y_block_;            // [rows of a block][I | O], half types only
-  C* cell_out_;                      // [N][H], or [R][H] in the reserve; with a projection only
+  C* bias_;                // [panel][kPanel]
+  C* h_[2];                // [N][h_stride]: before and after the step, by the step's parity
+  C* c_;                   // [N][c_stride]
+  C *x_block_, *y_block_;  // [rows of a block][I | O], half types only
+  C* cell_out_;            // [N][H], or [R][H] in the reserve; with a projection only
   Records<C> records_;
   int64_t h_stride_, c_stride_;
   size_t bytes_;

@@ -30,14 +30,27 @@ LF_INLINE void with_rows(int64_t rows, F&& f) {
 
 // Independent chains of sums per accumulator: few rows alone would leave the FMA units waiting for their own results.
 template <int M>
-constexpr int kChains = M == 1 ? 4 : M == 2 ? 2 : 1;
+constexpr int kChains = M == 1   ? 4
+                        : M == 2 ? 2
+                                 : 1;
 
 template <class C, int M>
 using Tile = Vec<C>[M][kTileCols];
 
-// acc[r] += sum over k of a[r][k] * w[k], k in [0, depth)
 template <int M, class C>
-LF_INLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth) {
+LF_INLINE void copy(Tile<C, M>& to, const Tile<C, M>& from) {
+#pragma GCC unroll 8
+  for (int r = 0; r < M; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; j++) to[r][j] = from[r][j];
+}
+
+// acc[r] += sum over k of a[r][k] * w[k], k in [0, depth)
+//
+// Inline where the accumulators go straight on to the cell; the functions below are the same behind a call, one per
+// tile height and type instead of one per use and cell, since a tile through memory costs a few dozen cycles only.
+template <int M, class C>
+LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth) {
   constexpr int kWidth = kLanes<C>, kStep = kPanel<C>;
   int64_t k = 0;
   if constexpr (kChains<M> > 1) {
@@ -76,6 +89,14 @@ LF_INLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const C* w,
   }
 }
 
+template <int M, class C>
+LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth) {
+  Tile<C, M> sum;
+  copy<M, C>(sum, acc);
+  multiply_add_inline<M>(sum, a, w, depth);
+  copy<M, C>(acc, sum);
+}
+
 // Rows that are themselves cut into panels: piece q of row r at base[r] + q * stride[r], kPanel wide (the last one
 // shorter when depth is no multiple).
 template <int M, class C>
@@ -85,20 +106,23 @@ struct PaneledRows {
 };
 
 template <int M, class C>
-LF_INLINE void multiply_add(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* w, int64_t depth) {
+LF_NOINLINE void multiply_add(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* w, int64_t depth) {
+  Tile<C, M> sum;
+  copy<M, C>(sum, acc);
   const C* piece[M];
   for (int r = 0; r < M; r++) piece[r] = a.base[r];
   for (int64_t k = 0; k < depth; k += kPanel<C>) {
-    multiply_add<M>(acc, piece, w + k * kPanel<C>, min(kPanel<C>, depth - k));
+    multiply_add_inline<M>(sum, piece, w + k * kPanel<C>, min(kPanel<C>, depth - k));
     for (int r = 0; r < M; r++) piece[r] += a.stride[r];
   }
+  copy<M, C>(acc, sum);
 }
 
 // dst[r] (+)= sum over k of x[k][r] * g[k]: a weight gradient's tile. x is packed with M columns side by side, g is a
 // panel of gradients. The sum starts from zero and is added once, so that rounding errors of a long sequence grow with
 // the length of a block and the number of blocks, not with their product.
 template <int M, class C>
-LF_INLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
+LF_NOINLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
   constexpr int kWidth = kLanes<C>;
   Tile<C, M> acc = {};
   for (int64_t k = 0; k < depth; k++, g += kPanel<C>, x += M) {

@@ -124,8 +124,7 @@ void pack_transposed(const Team& team, const Storage<C>& storage, const ConstMat
   for (int64_t i = mine.begin; i < mine.end; i++) {
     const int64_t col = i / depth * kPanel<C>, r = row_of(i % depth), n = r < 0 ? 0 : min(kPanel<C>, cols - col);
     C* out = dst + i * kPanel<C>;
-    if (n > 0)
-      storage.gather(out, storage.at(src.data, r * src.row_stride + col * src.col_stride), src.col_stride, n);
+    if (n > 0) storage.gather(out, storage.at(src.data, r * src.row_stride + col * src.col_stride), src.col_stride, n);
     for (int64_t c = n; c < kPanel<C>; c++) out[c] = 0;
   }
 }

@@ -8,8 +8,8 @@ namespace lstmfast::cpu {
 
 // What the planner knows about the kernels and the machine.
 struct Target {
-  int64_t tile_rows = 6;     // rows of a register tile
-  int64_t panel_cols = 64;   // columns of a register tile, in elements of the compute type
+  int64_t tile_rows = 6;    // rows of a register tile
+  int64_t panel_cols = 64;  // columns of a register tile, in elements of the compute type
   int64_t l2_bytes = 1 << 20;
 };
 

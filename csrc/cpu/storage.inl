@@ -28,8 +28,8 @@ LF_INLINE void convert(BFloat16& y, float x) {
 // Rows of n elements, `stride` apart in storage, side by side in the compute type C.
 template <class C>
 struct Storage {
-  int64_t size;    // bytes of an element
-  bool is_compute; // rows of stride 1 can be used where they are
+  int64_t size;     // bytes of an element
+  bool is_compute;  // rows of stride 1 can be used where they are
   void (*gather)(C* dst, const void* src, int64_t stride, int64_t n);
   void (*scatter)(void* dst, int64_t stride, const C* src, int64_t n);
 

@@ -35,8 +35,12 @@ struct Entry {
   static constexpr const Storage<C>& kStorage = StorageOf<C, S>::kStorage;
   static void forward(const ForwardParams& p, const cpu::Plan& plan) { R::forward(p, plan, kStorage); }
   static void backward(const BackwardParams& p, const cpu::Plan& plan) { R::backward(p, plan, kStorage); }
-  static size_t forward_bytes(const ForwardParams& p, const cpu::Plan& plan) { return R::forward_bytes(p, plan, kStorage); }
-  static size_t backward_bytes(const BackwardParams& p, const cpu::Plan& plan) { return R::backward_bytes(p, plan, kStorage); }
+  static size_t forward_bytes(const ForwardParams& p, const cpu::Plan& plan) {
+    return R::forward_bytes(p, plan, kStorage);
+  }
+  static size_t backward_bytes(const BackwardParams& p, const cpu::Plan& plan) {
+    return R::backward_bytes(p, plan, kStorage);
+  }
   static constexpr cpu::Kernel kKernel{forward, backward, forward_bytes, backward_bytes};
 };
 

@@ -146,8 +146,8 @@ Problem check(const Arguments& a) {
                     cell.name);
 
   TORCH_CHECK_VALUE(a.weights[0].defined() && a.weights[0].dim() == 2, "lstmfast: weights[0] must be 2-D");
-  TORCH_CHECK(a.weights[0].size(0) > 0 && a.weights[0].size(0) % cell.gates == 0,
-              "lstmfast: weights[0] must have ", cell.gates, " * hidden_size rows, got ", a.weights[0].size(0));
+  TORCH_CHECK(a.weights[0].size(0) > 0 && a.weights[0].size(0) % cell.gates == 0, "lstmfast: weights[0] must have ",
+              cell.gates, " * hidden_size rows, got ", a.weights[0].size(0));
   p.shape.hidden = a.weights[0].size(0) / cell.gates;
   if (projects) {
     const at::Tensor& w_hr = a.weights[per_run - 1];
@@ -167,8 +167,9 @@ Problem check(const Arguments& a) {
     if (projects) expect(per_run - 1, {p.shape.projection, p.shape.hidden});
   }
 
-  TORCH_CHECK_VALUE(a.hx.empty() || static_cast<int64_t>(a.hx.size()) == cell.states, "lstmfast: hx must be empty or hold ",
-                    cell.states, " states for ", cell.name, ", got ", a.hx.size());
+  TORCH_CHECK_VALUE(a.hx.empty() || static_cast<int64_t>(a.hx.size()) == cell.states,
+                    "lstmfast: hx must be empty or hold ", cell.states, " states for ", cell.name, ", got ",
+                    a.hx.size());
   for (size_t i = 0; i < a.hx.size(); i++)
     check_tensor(a.hx[i], {"hx", static_cast<int64_t>(i)}, a.input,
                  {p.runs(), p.shape.batch, i == 0 ? p.shape.output() : p.shape.hidden});

@@ -12,11 +12,11 @@ namespace lstmfast {
 // The arguments of one call as they come from the dispatcher.
 struct Arguments {
   std::string_view cell;
-  const at::Tensor& input;                       // [T, N, I], or packed rows [R, I]
-  const std::optional<at::Tensor>& batch_sizes;  // [T] int64 on the CPU when packed
-  at::TensorList hx;                             // empty, or h0 [L*D, N, O] and the private states [L*D, N, H]
-  at::TensorList weights;                        // per layer and direction: w_ih, w_hh, [b_ih, b_hh], [w_hr]
-  const std::optional<at::Tensor>& dropout_mask; // bool [L-1, *output.shape]
+  const at::Tensor& input;                        // [T, N, I], or packed rows [R, I]
+  const std::optional<at::Tensor>& batch_sizes;   // [T] int64 on the CPU when packed
+  at::TensorList hx;                              // empty, or h0 [L*D, N, O] and the private states [L*D, N, H]
+  at::TensorList weights;                         // per layer and direction: w_ih, w_hh, [b_ih, b_hh], [w_hr]
+  const std::optional<at::Tensor>& dropout_mask;  // bool [L-1, *output.shape]
   bool has_biases;
   int64_t num_layers;
   bool bidirectional;
@@ -36,7 +36,7 @@ struct Problem {
   int64_t runs() const { return layers * directions; }
   int64_t output_width() const { return directions * shape.output(); }
   int64_t layer_input(int64_t layer) const { return layer == 0 ? shape.input : output_width(); }
-  std::vector<int64_t> rows_shape(int64_t width) const;                  // [T, N, width] or [R, width]
+  std::vector<int64_t> rows_shape(int64_t width) const;                     // [T, N, width] or [R, width]
   std::vector<int64_t> stacked_rows_shape(int64_t n, int64_t width) const;  // the same n times
 };
 

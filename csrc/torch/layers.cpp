@@ -6,10 +6,14 @@
 namespace lstmfast {
 namespace {
 
-at::ScalarType compute_type(const at::Tensor& input) { return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType compute_type(const at::Tensor& input) {
+  return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 // Rows' features must be contiguous; every other stride is free.
-at::Tensor readable(const at::Tensor& t) { return t.size(-1) <= 1 || t.stride(-1) == 1 ? t.resolve_neg() : t.contiguous(); }
+at::Tensor readable(const at::Tensor& t) {
+  return t.size(-1) <= 1 || t.stride(-1) == 1 ? t.resolve_neg() : t.contiguous();
+}
 
 template <class R, class T>
 R rows_of(const T& t, bool packed, int64_t first_column = 0) {
@@ -41,8 +45,7 @@ Matrix mutable_matrix(const at::Tensor& t) {
 // The tensors of a call in a form that can be pointed into, and the parameters of one run (a layer in a direction).
 class Call {
  public:
-  Call(const Arguments& a)
-      : a_(a), problem_(check(a)), input_(readable(a.input)), weights_(a.weights.size()) {
+  Call(const Arguments& a) : a_(a), problem_(check(a)), input_(readable(a.input)), weights_(a.weights.size()) {
     for (const at::Tensor& t : a.hx) hx_.push_back(readable(t));
     for (size_t i = 0; i < weights_.size(); i++) weights_[i] = a.weights[i].resolve_neg();
     if (problem_.packed()) {
@@ -118,7 +121,9 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
 
   at::Tensor x = call.input();
   for (int64_t layer = 0; layer < problem.layers; layer++) {
-    const at::Tensor y = layer == problem.layers - 1 ? out.output : save_for_backward ? out.hidden[layer] : call.rows(width);
+    const at::Tensor y = layer == problem.layers - 1 ? out.output
+                         : save_for_backward         ? out.hidden[layer]
+                                                     : call.rows(width);
     for (int64_t d = 0; d < problem.directions; d++) {
       const int64_t run = layer * problem.directions + d;
       auto p = call.params<ForwardParams>(run, x, y, out.reserve);
@@ -154,19 +159,19 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
   at::Tensor dy = gradient(grads.output, "grad_output", problem.rows_shape(width));
   const at::Tensor dh_n = gradient(grads.h_n, "grad_h_n", {call.runs(), problem.shape.batch, problem.shape.output()});
   const at::Tensor dc_n =
-      problem.states > 1
-          ? gradient(grads.c_n, "grad_c_n", {call.runs(), problem.shape.batch, problem.shape.hidden})
-          : at::Tensor();
+      problem.states > 1 ? gradient(grads.c_n, "grad_c_n", {call.runs(), problem.shape.batch, problem.shape.hidden})
+                         : at::Tensor();
   const at::Tensor output = saved.output.contiguous(), hidden = saved.hidden.contiguous(),
                    reserve = saved.reserve.contiguous();
 
   InputGradients out;
   // Zeros where no kernel writes: an empty batch, or a layer below everything that is wanted.
-  for (size_t i = 0; i < states; i++) out.hx.push_back(wanted[1 + i] ? at::zeros_like(a.hx[i], at::MemoryFormat::Contiguous) : at::Tensor());
+  for (size_t i = 0; i < states; i++)
+    out.hx.push_back(wanted[1 + i] ? at::zeros_like(a.hx[i], at::MemoryFormat::Contiguous) : at::Tensor());
   for (size_t i = 0; i < a.weights.size(); i++)
-    out.weights.push_back(!wanted[first_weight + i]      ? at::Tensor()
-                          : problem.shape.rows == 0      ? at::zeros_like(a.weights[i], at::MemoryFormat::Contiguous)
-                                                         : at::empty_like(a.weights[i], at::MemoryFormat::Contiguous));
+    out.weights.push_back(!wanted[first_weight + i] ? at::Tensor()
+                          : problem.shape.rows == 0 ? at::zeros_like(a.weights[i], at::MemoryFormat::Contiguous)
+                                                    : at::empty_like(a.weights[i], at::MemoryFormat::Contiguous));
 
   // Whether anything at or below a layer is wanted, other than the input's gradient.
   const auto wanted_in = [&](int64_t layer) {

@@ -13,9 +13,8 @@ using BackwardResult = std::tuple<at::Tensor, std::vector<at::Tensor>, std::vect
 
 template <const Device& device>
 ForwardResult forward_op(std::string_view cell, const at::Tensor& input, const OptionalTensor& batch_sizes,
-                         at::TensorList hx, at::TensorList weights, const OptionalTensor& dropout_mask,
-                         bool has_biases, int64_t num_layers, bool bidirectional, double dropout,
-                         bool save_for_backward) {
+                         at::TensorList hx, at::TensorList weights, const OptionalTensor& dropout_mask, bool has_biases,
+                         int64_t num_layers, bool bidirectional, double dropout, bool save_for_backward) {
   const Arguments a{cell,       input,      batch_sizes,   hx,     weights, dropout_mask,
                     has_biases, num_layers, bidirectional, dropout};
   Outputs o = forward_layers(device, a, save_for_backward);
@@ -26,14 +25,13 @@ template <const Device& device>
 BackwardResult backward_op(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
                            const OptionalTensor& grad_c_n, std::string_view cell, const at::Tensor& input,
                            const OptionalTensor& batch_sizes, at::TensorList hx, at::TensorList weights,
-                           const OptionalTensor& dropout_mask, bool has_biases, int64_t num_layers,
-                           bool bidirectional, double dropout, const at::Tensor& output, const at::Tensor& hidden,
+                           const OptionalTensor& dropout_mask, bool has_biases, int64_t num_layers, bool bidirectional,
+                           double dropout, const at::Tensor& output, const at::Tensor& hidden,
                            const at::Tensor& reserve, const c10::List<bool>& output_mask) {
   const Arguments a{cell,       input,      batch_sizes,   hx,     weights, dropout_mask,
                     has_biases, num_layers, bidirectional, dropout};
   const std::vector<bool> wanted(output_mask.begin(), output_mask.end());
-  InputGradients g =
-      backward_layers(device, a, {output, hidden, reserve}, {grad_output, grad_h_n, grad_c_n}, wanted);
+  InputGradients g = backward_layers(device, a, {output, hidden, reserve}, {grad_output, grad_h_n, grad_c_n}, wanted);
   return {g.input, g.hx, g.weights};
 }
 

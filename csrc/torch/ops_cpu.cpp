@@ -12,21 +12,22 @@ namespace {
 at::Tensor workspace(size_t bytes, const at::Tensor& like) {
   return at::empty({static_cast<int64_t>(bytes)}, like.options().dtype(at::kByte));
 }
-void check_status(Status s) { TORCH_INTERNAL_ASSERT(s == Status::kOk, "lstmfast: kernel status ", static_cast<int>(s)); }
+void check_status(Status s) {
+  TORCH_INTERNAL_ASSERT(s == Status::kOk, "lstmfast: kernel status ", static_cast<int>(s));
+}
 
-const Device kCpu{
-    [](ForwardParams& p, const at::Tensor& like) {
-      p.isa = cpu::isa();
-      const at::Tensor memory = workspace(cpu::forward_workspace_bytes(p), like);
-      p.workspace = memory.mutable_data_ptr();
-      check_status(cpu::forward(p));
-    },
-    [](BackwardParams& p, const at::Tensor& like) {
-      p.isa = cpu::isa();
-      const at::Tensor memory = workspace(cpu::backward_workspace_bytes(p), like);
-      p.workspace = memory.mutable_data_ptr();
-      check_status(cpu::backward(p));
-    }};
+const Device kCpu{[](ForwardParams& p, const at::Tensor& like) {
+                    p.isa = cpu::isa();
+                    const at::Tensor memory = workspace(cpu::forward_workspace_bytes(p), like);
+                    p.workspace = memory.mutable_data_ptr();
+                    check_status(cpu::forward(p));
+                  },
+                  [](BackwardParams& p, const at::Tensor& like) {
+                    p.isa = cpu::isa();
+                    const at::Tensor memory = workspace(cpu::backward_workspace_bytes(p), like);
+                    p.workspace = memory.mutable_data_ptr();
+                    check_status(cpu::backward(p));
+                  }};
 
 }  // namespace
 

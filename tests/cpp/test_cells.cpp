@@ -50,7 +50,8 @@ void check_gradients() {
       *x = at - kStep;
       return (above - moved.combined(dout)) / (2 * kStep);
     };
-    for (int g = 0; g < Cell::kGates; g++) CHECK_NEAR(dpre[g], numeric(&Step<Cell>::pre, g), 1e-8 * (1 + std::fabs(dpre[g])));
+    for (int g = 0; g < Cell::kGates; g++)
+      CHECK_NEAR(dpre[g], numeric(&Step<Cell>::pre, g), 1e-8 * (1 + std::fabs(dpre[g])));
     // state 0 is h, which reaches the cell only through pre (see cells.h).
     for (int s = 1; s < Cell::kStates; s++)
       CHECK_NEAR(dstate[s], numeric(&Step<Cell>::state, s), 1e-8 * (1 + std::fabs(dstate[s])));

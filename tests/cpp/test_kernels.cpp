@@ -87,7 +87,8 @@ struct Case {
           for (int64_t g = 0; g < cell_info(cell).gates; g++) {
             const int64_t r = g * h_size + u;
             pre[g] = double(b_ih[r]) + double(b_hh[r]);
-            for (int64_t k = 0; k < shape.input; k++) pre[g] += double(w_ih[r * shape.input + k]) * x[row(t, n) * shape.input + k];
+            for (int64_t k = 0; k < shape.input; k++)
+              pre[g] += double(w_ih[r * shape.input + k]) * x[row(t, n) * shape.input + k];
             for (int64_t k = 0; k < o; k++) pre[g] += double(w_hh[r * o + k]) * h[n * o + k];
           }
           if (lstm) {
@@ -195,7 +196,8 @@ void check_case(Case<T>& c, int isa, int threads) {
       values[k] = static_cast<T>(at - step);
       const double below = c.loss(), down = double(at) - double(values[k]);
       values[k] = at;
-      CHECK_NEAR(gradient[k], (above - below) / (up + down), (sizeof(T) == 8 ? 1e-6 : 1e-3) * (1 + std::fabs(gradient[k])));
+      CHECK_NEAR(gradient[k], (above - below) / (up + down),
+                 (sizeof(T) == 8 ? 1e-6 : 1e-3) * (1 + std::fabs(gradient[k])));
     }
   };
   compare(c.x, dx);

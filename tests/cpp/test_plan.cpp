@@ -29,8 +29,9 @@ void check_invariants() {
             for (const int threads : {1, 2, 3, 64}) {
               const Plan plan = make_plan(s, gates, 4, threads, target);
               CHECK(plan.threads >= 1 && plan.threads <= threads);
-              const int64_t parts = plan.split == Split::kBatch ? (n + target.tile_rows - 1) / target.tile_rows
-                                                                : (h * gates + target.panel_cols - 1) / target.panel_cols;
+              const int64_t parts = plan.split == Split::kBatch
+                                        ? (n + target.tile_rows - 1) / target.tile_rows
+                                        : (h * gates + target.panel_cols - 1) / target.panel_cols;
               CHECK(plan.threads <= parts);
               CHECK(plan.forward_steps >= 1 && plan.forward_steps <= t);
               CHECK(plan.backward_steps >= 1 && plan.backward_steps <= t);
