@@ -1,0 +1,81 @@
+"""One point measured: results compared, then times in turn, and what they mean beside the rates of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import sides
+from .points import Point
+from .rates import Rates
+from .results import Record, fields_of
+from .timing import TIMERS, Spread, interleave
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured at a point; see timing.interleave."""
+
+    pairs: int
+    min_time: float
+    max_time: float
+
+
+def measure(point: Point, effort: Effort, on_pair: Callable[[], Any] = lambda: None) -> Record:
+    """The point's record. Raises peers.Unsupported, and sides.Mismatch before anything is timed."""
+    timer = TIMERS[point.device]
+    with sides.conditions(point):
+        theirs, ours = sides.build(point)
+        agreement = sides.compare(theirs, ours)
+        rates = Rates(point, timer, effort.min_time / 2)
+        rates.sample()
+        samples = interleave(
+            [theirs.repeat, ours.repeat],
+            timer,
+            rounds=effort.pairs,
+            min_time=effort.min_time,
+            max_time=effort.max_time,
+            on_round=on_pair,
+        )
+        rates.sample()
+    return fields_of(point) | {
+        "ratio": samples.ratio(0, 1).as_json(),
+        "theirs": samples.spread(0).as_json(),
+        "ours": samples.spread(1).as_json(),
+        "pairs": len(samples.times[0]),
+        "is_capped": samples.is_capped,
+        "calls_per_sample": dict(zip(("theirs", "ours"), samples.calls, strict=True)),
+        "agreement": agreement.as_json(),
+        "gemm": _gemm(point, rates, samples.spread(0), samples.spread(1)),
+        "reading": _reading(point, rates, samples.spread(0), samples.spread(1)),
+    }
+
+
+def _gemm(point: Point, rates: Rates, theirs: Spread, ours: Spread) -> Record:
+    """Arithmetic of both sides: FLOP/s, and as shares of what torch.mm of `shape` (M, N, K) reached."""
+    return {
+        "flops": point.flops,
+        "shape": list(rates.gemm_shape),
+        "flops_per_second": rates.gemm_flops,
+        "theirs_flops_per_second": point.flops / theirs.median,
+        "ours_flops_per_second": point.flops / ours.median,
+        "theirs_share": point.flops / theirs.median / rates.gemm_flops,
+        "ours_share": point.flops / ours.median / rates.gemm_flops,
+    }
+
+
+def _reading(point: Point, rates: Rates, theirs: Spread, ours: Spread) -> Record | None:
+    """Recurrent weights read per second, and as shares of what reading as many bytes over and over reached.
+
+    Every step needs all of them, once forward and once backward. A share above 1 shows that they were kept in a nearer
+    level of cache, or registers, from step to step."""
+    if rates.read_bytes is None:
+        return None
+    read = point.recurrent_weight_bytes * point.shape.steps * (2 if point.mode == "training" else 1)
+    return {
+        "weight_bytes": point.recurrent_weight_bytes,
+        "bytes_per_second": rates.read_bytes,
+        "theirs_share": read / theirs.median / rates.read_bytes,
+        "ours_share": read / ours.median / rates.read_bytes,
+    }
