@@ -1,0 +1,92 @@
+# Everything happens in the virtual environment .venv and in build/; both may be deleted at any time.
+# Needs Python >= 3.10 (PYTHON=python3.12 chooses another), a C++ compiler and cmake.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CPP_BUILD := build/python
+CPP_FILES := $(shell find csrc tests/cpp -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
+EXTENSION_SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml VERSION
+
+# Each stamp is touched when its step has been done, so that no step is done twice.
+VENV_STAMP := $(VENV)/.created
+TORCH_STAMP := $(VENV)/.torch-installed
+TOOLS_STAMP := $(VENV)/.build-tools-installed
+DEV_STAMP := $(VENV)/.dev-installed
+EXTENSION_STAMP := $(CPP_BUILD)/.installed
+
+# Two pips at once would get in each other's way; ninja compiles in parallel all the same.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help env build demo test test-all cpp-test sanitize lint format wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(TORCH_STAMP) $(TOOLS_STAMP) $(DEV_STAMP) ## create .venv and install what building, testing and the examples need
+
+build: $(EXTENSION_STAMP) ## compile and install lstmfast into .venv, so that changes of the Python files take effect at once
+
+demo: build $(DEV_STAMP) ## train a language model with torch.nn.LSTM and with lstmfast.LSTM (DEMO_ARGS="--steps 300 ...")
+	$(BIN)/python examples/char_lm.py $(DEMO_ARGS)
+
+test: build $(DEV_STAMP) cpp-test ## the quick suite: C++ tests, then pytest without the slow ones (PYTEST_ARGS="-k packed ...")
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: build $(DEV_STAMP) cpp-test ## all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# They are linked to the kernels that the extension has, which are slow to compile. Without torch:
+# cmake -S . -B build/cpp -G Ninja -DLSTMFAST_PYTHON=OFF && cmake --build build/cpp --target cpp_tests
+cpp-test: build ## build and run the C++ tests
+	cmake --build $(CPP_BUILD) --target cpp_tests
+	ctest --test-dir $(CPP_BUILD) --output-on-failure
+
+sanitize: $(TOOLS_STAMP) ## the C++ tests under the address and undefined-behaviour sanitizers (no torch; some minutes)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DLSTMFAST_PYTHON=OFF \
+	  -DLSTMFAST_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
+	cmake --build build/sanitize --target cpp_tests
+	ctest --test-dir build/sanitize --output-on-failure
+
+lint: $(DEV_STAMP) ## check style and format of Python and C++
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+
+format: $(DEV_STAMP) ## rewrite Python and C++ in the format that lint asks for
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+wheel: $(TORCH_STAMP) $(TOOLS_STAMP) ## build a wheel into dist/, for the torch that is in .venv
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+clean: ## delete what was built, but not .venv
+	rm -rf build dist *.egg-info lstmfast/*.so .pytest_cache .ruff_cache .hypothesis
+	find lstmfast tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit("lstmfast needs Python 3.10 or newer; choose one: make PYTHON=..." if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch comes before everything that might depend on it, or pip would choose a version of its own.
+$(TORCH_STAMP): requirements/torch.txt $(VENV_STAMP)
+	$(PIP) install -r $<
+	@touch $@
+
+$(TOOLS_STAMP): requirements/build.txt $(VENV_STAMP)
+	$(PIP) install -r $<
+	@touch $@
+
+$(DEV_STAMP): requirements/dev.txt $(TORCH_STAMP)
+	$(PIP) install -r $<
+	@touch $@
+
+$(EXTENSION_STAMP): $(TORCH_STAMP) $(TOOLS_STAMP) $(EXTENSION_SOURCES)
+	$(PIP) install --no-build-isolation -e .
+	@touch $@
