@@ -47,7 +47,7 @@ cpp-test: build ## build and run the C++ tests
 	cmake --build $(CPP_BUILD) --target cpp_tests
 	ctest --test-dir $(CPP_BUILD) --output-on-failure
 
-sanitize: $(TOOLS_STAMP) ## the C++ tests under the address and undefined-behaviour sanitizers (no torch; some minutes)
+sanitize: $(TOOLS_STAMP) ## the C++ tests under the address and undefined-behaviour sanitizers (no torch; some ten minutes)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -DLSTMFAST_PYTHON=OFF \
 	  -DLSTMFAST_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
 	cmake --build build/sanitize --target cpp_tests
