@@ -63,8 +63,8 @@ struct Tanh {
     return Math::tanh(x);
   }
   template <class Math, class V>
-  LF_HOST_DEVICE LF_INLINE static V grad(V y) {
-    return Math::tanh_grad(y);
+  LF_HOST_DEVICE LF_INLINE static V backward(V y, V dy) {
+    return dy * Math::tanh_grad(y);
   }
 };
 
@@ -76,8 +76,8 @@ struct Relu {
     return Math::relu(x);
   }
   template <class Math, class V>
-  LF_HOST_DEVICE LF_INLINE static V grad(V y) {
-    return Math::relu_grad(y);
+  LF_HOST_DEVICE LF_INLINE static V backward(V y, V dy) {
+    return Math::relu_backward(y, dy);
   }
 };
 
@@ -96,7 +96,7 @@ struct RnnCell {
   template <class Math, class V>
   LF_HOST_DEVICE LF_INLINE static void backward(const V (&saved)[1], const V (&)[1], const V (&)[1],
                                                 const V (&dstate_out)[1], V (&dpre)[1], V (&)[1]) {
-    dpre[0] = dstate_out[0] * Activation::template grad<Math, V>(saved[0]);
+    dpre[0] = Activation::template backward<Math, V>(saved[0], dstate_out[0]);
   }
 };
 

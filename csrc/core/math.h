@@ -23,9 +23,10 @@ struct ActivationGradients {
   LF_HOST_DEVICE LF_INLINE static V relu(V x) {
     return x < V{} ? V{} : x;  // a NaN compares false and goes through, as in torch
   }
+  // A choice and no product: where relu is shut nothing comes through, not even a NaN; and a NaN counts as open.
   template <class V>
-  LF_HOST_DEVICE LF_INLINE static V relu_grad(V y) {
-    return y > V{} ? V{} + 1 : V{};
+  LF_HOST_DEVICE LF_INLINE static V relu_backward(V y, V dy) {
+    return y <= V{} ? V{} : dy;
   }
 };
 
@@ -62,8 +63,8 @@ struct LinearMath {
     return V{} + 1;
   }
   template <class V>
-  LF_HOST_DEVICE LF_INLINE static V relu_grad(V) {
-    return V{} + 1;
+  LF_HOST_DEVICE LF_INLINE static V relu_backward(V, V dy) {
+    return dy;
   }
 };
 

@@ -58,7 +58,7 @@ class Backward {
     bytes_ = arena.used();
 
     C* reserve = static_cast<C*>(p.reserve);
-    records_ = {reserve, P::kRecord, panels_, plan.forward_steps, true, &steps_};
+    records_ = {reserve, P::kRecord, panels_, plan.forward_steps, &steps_};
     if (projects) cell_out_ = reserve + p.shape.rows * panels_ * P::kRecord;
   }
   Backward(const Backward&) = delete;
@@ -202,9 +202,15 @@ class Backward {
         if (p_.dy.data) acc[r][j] = load_first(dy_row(block, t, n + r) + col, left);
         if (p_.dh_n.data && n + r >= continued) acc[r][j] += load_first(dh_n_ + (n + r) * output_ + col, left);
       }
-    if (n < continued)
+    if (n < continued) {
+      // Sequences that end here have nothing to multiply; zeros would turn an infinite weight into a NaN.
+      Tile<C, M> ended;
+      copy<M, C>(ended, acc);
       multiply_add<M, C>(acc, rows_of(gate_gradients(block, steps_.following(t)), n, continued, Int<M>{}),
                          w_hh_ + panel * depth_ * kPanel<C>, depth_);
+      for (int r = static_cast<int>(min(M, continued - n)); r < M; r++)
+        for (int j = 0; j < kTileCols; j++) acc[r][j] = ended[r][j];
+    }
     if (!p_.shape.projection) {
       cell_tile<M>(block, t, panel, n, acc);
       return;
@@ -213,7 +219,7 @@ class Backward {
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) store(out + r * kPanel<C> + j * kWidth, acc[r][j]);
   }
-  // Sequences from `valid` on have no gate gradients there: a row of zeros that does not advance.
+  // Sequences from `valid` on have no gate gradients there: a row of zeros that does not advance stands in.
   template <int M>
   PaneledRows<M, C> rows_of(const GateGradients& g, int64_t n, int64_t valid, Int<M>) const {
     PaneledRows<M, C> rows;

@@ -49,7 +49,8 @@ class Forward {
     bytes_ = arena.used();
 
     C* reserve = static_cast<C*>(p.reserve);
-    records_ = {keep_ ? reserve : pre, keep_ ? P::kRecord : kPanel<C>, panels_, plan.forward_steps, keep_, &steps_};
+    records_ = {reserve, P::kRecord, panels_, plan.forward_steps, &steps_};
+    block_records_ = {pre, kPanel<C>, plan.forward_steps, by_batch(), &steps_};
     if (keep_ && projects) cell_out_ = reserve + p.shape.rows * panels_ * P::kRecord;
   }
   Forward(const Forward&) = delete;
@@ -170,7 +171,7 @@ class Forward {
   const void* x_at(int64_t t, int64_t n) const { return storage_.at(p_.x.data, row_offset(p_.x, steps_, t, n)); }
   void* y_at(int64_t t, int64_t n) const { return storage_.at(p_.y.data, row_offset(p_.y, steps_, t, n)); }
   C* block_row(C* base, int64_t width, const Block& block, int64_t t, int64_t n) const {
-    return base + (steps_.rows(block.begin, t) + n) * width;
+    return base + ((t - block.begin) * steps_.batch() + n) * width;  // a place of its own, as in BlockRecords
   }
   LF_INLINE const C* x_row(const Block& block, int64_t t, int64_t n) const {
     return x_block_ ? block_row(x_block_, input_, block, t, n) : static_cast<const C*>(x_at(t, n));
@@ -178,6 +179,11 @@ class Forward {
   LF_INLINE C* y_row(const Block& block, int64_t t, int64_t n) const {
     return y_block_ ? block_row(y_block_, output_, block, t, n) : static_cast<C*>(y_at(t, n));
   }
+
+  C* record_at(int64_t t, int64_t panel, int64_t n) const {
+    return keep_ ? records_.at(t, panel, n) : block_records_.at(t, panel, n);
+  }
+  int64_t record_width() const { return keep_ ? records_.width : block_records_.width; }
 
   // ---- the input projection of a block: x W_ih' + b, into the records
   void project(const Team& team, const Block& block, const Share& panels) const {
@@ -203,7 +209,7 @@ class Forward {
   }
   template <int M>
   LF_NOINLINE void project_tile(const Block& block, RowCursor& cursor, int64_t panel) const {
-    C* out = records_.at(cursor.t, panel, cursor.n);  // the rows of a block lie side by side
+    C* out = record_at(cursor.t, panel, cursor.n);  // the rows of a block lie side by side
     const C* x[M];
     for (int r = 0; r < M; r++, cursor.next()) x[r] = x_row(block, cursor.t, cursor.n);
     Tile<C, M> acc;
@@ -211,7 +217,7 @@ class Forward {
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
     multiply<M, false>(acc, x, w_ih_, panel, input_, gate_rows());
     for (int r = 0; r < M; r++)
-      for (int j = 0; j < kTileCols; j++) store(out + r * records_.width + j * kWidth, acc[r][j]);
+      for (int j = 0; j < kTileCols; j++) store(out + r * record_width() + j * kWidth, acc[r][j]);
   }
 
   // ---- one step
@@ -229,12 +235,12 @@ class Forward {
   }
   template <int M>
   LF_NOINLINE void step_tile(const Block& block, int64_t t, int64_t panel, int64_t n) const {
-    C* record = records_.at(t, panel, n);
+    C* record = record_at(t, panel, n);
     const C* h[M];
     Tile<C, M> acc;
     for (int r = 0; r < M; r++) {
       h[r] = h_[parity(t)] + (n + r) * h_stride_;
-      for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * records_.width + j * kWidth);
+      for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * record_width() + j * kWidth);
     }
     multiply<M, true>(acc, h, w_hh_, panel, output_, gate_rows());
 
@@ -250,7 +256,7 @@ class Forward {
         Cell::template forward<Math>(pre, in, out, saved);
         if constexpr (P::kPrivate > 0) store(c, out[1]);
         if (keep_) {
-          C* to = record + r * records_.width;
+          C* to = record + r * record_width();
           for (int s = 0; s < Cell::kSaved; s++) store(to + P::offset(s, pack), saved[s]);
           if constexpr (P::kPrivate > 0) store(to + kPanel<C> + pack * kWidth, out[1]);
         }
@@ -312,12 +318,13 @@ class Forward {
   const int64_t input_, hidden_, output_, panels_, out_panels_;
   const bool keep_;
   Weights<C> w_ih_, w_hh_, w_hr_;
-  C* bias_;                // [panel][kPanel]
-  C* h_[2];                // [N][h_stride]: before and after the step, by the step's parity
-  C* c_;                   // [N][c_stride]
-  C *x_block_, *y_block_;  // [rows of a block][I | O], half types only
-  C* cell_out_;            // [N][H], or [R][H] in the reserve; with a projection only
-  Records<C> records_;
+  C* bias_;                        // [panel][kPanel]
+  C* h_[2];                        // [N][h_stride]: before and after the step, by the step's parity
+  C* c_;                           // [N][c_stride]
+  C *x_block_, *y_block_;          // [rows of a block][I | O], half types only
+  C* cell_out_;                    // [N][H], or [R][H] in the reserve; with a projection only
+  Records<C> records_;             // in the reserve, or
+  BlockRecords<C> block_records_;  // in the workspace when nothing is kept
   int64_t h_stride_, c_stride_;
   size_t bytes_;
 };

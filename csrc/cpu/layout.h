@@ -100,18 +100,34 @@ struct Panels {
 };
 
 // [block][panel][row of the block][width]: a thread that owns panels writes contiguous memory, a step reads what the
-// projection of its block has just written. With one block's memory for all (inference) every block lies at the base.
+// projection of its block has just written.
 template <class C>
 struct Records {
   C* base;
   int64_t width, panels, block_steps;
-  bool all_blocks;
   const Steps* steps;
 
   LF_INLINE C* at(int64_t t, int64_t panel, int64_t n) const {
     const int64_t begin = t / block_steps * block_steps, end = min(begin + block_steps, steps->count());
-    C* block = base + (all_blocks ? steps->first_row(begin) * panels * width : 0);
+    C* block = base + steps->first_row(begin) * panels * width;
     return block + (panel * steps->rows(begin, end) + steps->rows(begin, t) + n) * width;
+  }
+};
+
+// The same for one block's memory that all blocks share. Where threads own sequences they do not wait for each other
+// between blocks, so a sequence's place may depend on nothing that differs from block to block: each step has room for
+// the whole batch. (Where they own panels they do wait, and the rows of a tile may straddle steps: see Forward.)
+template <class C>
+struct BlockRecords {
+  C* base;
+  int64_t width, block_steps;
+  bool room_for_all;
+  const Steps* steps;
+
+  LF_INLINE C* at(int64_t t, int64_t panel, int64_t n) const {
+    const int64_t begin = t / block_steps * block_steps;
+    const int64_t row = (room_for_all ? (t - begin) * steps->batch() : steps->rows(begin, t)) + n;
+    return base + (panel * block_steps * steps->batch() + row) * width;
   }
 };
 
