@@ -171,7 +171,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=1, help="number of recurrent layers")
     parser.add_argument("--batch", type=int, default=32, help="sequences in a batch")
     parser.add_argument("--length", type=int, default=100, help="characters in a sequence")
-    parser.add_argument("--steps", type=int, default=800, help="training steps of each model")
+    parser.add_argument("--steps", type=int, default=600, help="training steps of each model")
     parser.add_argument("--lr", type=float, default=1e-2, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the sample")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads that torch may use")
