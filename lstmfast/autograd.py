@@ -1,7 +1,8 @@
 """From tensors to the compiled op and back: what is saved, who needs a gradient, and which rare calls go elsewhere.
 
-The common call runs ``torch.ops.lstmfast.forward`` in `RecurrentFunction`, or bare when nothing needs a gradient. Second
-derivatives, forward-mode AD and functorch transforms differentiate `lstmfast.reference` instead: right, and slow.
+The common call runs ``torch.ops.lstmfast.forward`` in `RecurrentFunction`, or bare when nothing needs a gradient.
+Second derivatives, forward-mode AD, functorch transforms and batched cotangents differentiate `lstmfast.reference`
+instead: right, and slow.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.autograd import forward_ad
 from . import ops, reference
 
 _HALF_TYPES = (torch.bfloat16, torch.float16)
+_BATCHED = torch._C._dispatch_key_parse("Batched")
 
 
 class Options(NamedTuple):
@@ -111,7 +113,12 @@ class RecurrentFunction(torch.autograd.Function):
         _, wanted_input, _, _, *wanted_tensors = ctx.needs_input_grad
         call = BackwardCall(ctx.options, batch_sizes, mask, output, hidden, reserve, (wanted_input, *wanted_tensors))
         grads = (*grads, None)[:3]
-        if torch.is_grad_enabled():
+        if any(_is_batched(g) for g in grads if g is not None):
+            again = torch.is_grad_enabled()
+            with torch.enable_grad():
+                primals = [_alias(t) for t in (input, *tensors)]
+                d_input, *d_tensors = _reference_vjp(ctx.options, batch_sizes, mask, primals, grads, call.wanted, again)
+        elif torch.is_grad_enabled():
             d_input, *d_tensors = RecurrentBackwardFunction.apply(call, *grads, input, *tensors)
         else:
             d_input, *d_tensors = call.run(grads, input, tensors)
@@ -161,39 +168,49 @@ class RecurrentBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *second: Tensor | None):
-        *grads, batch_sizes, mask, input, tensors0 = (*ctx.saved_tensors[:6], ctx.saved_tensors[6:])
+        *grads, batch_sizes, mask, input = ctx.saved_tensors[:6]
+        tensors = ctx.saved_tensors[6:]
         wanted = [w and s is not None for w, s in zip(ctx.wanted, second, strict=True)]
+        again = torch.is_grad_enabled()
         with torch.enable_grad():
-            # Aliases, so that a tensor that is passed twice (tied weights) gets each gradient where it belongs.
-            primals = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (input, *tensors0)]
-            cotangents = [
-                None if g is None else g.view_as(g) if g.requires_grad else g.detach().requires_grad_() for g in grads
-            ]
-            outputs = _composite(ctx.options, primals[0], batch_sizes, mask, primals[1:])
-            pairs = [(o, g) for o, g in zip(outputs, cotangents, strict=True) if o is not None and g is not None]
-            first = torch.autograd.grad(
-                [o for o, _ in pairs],
-                [p for p, w in zip(primals, wanted, strict=True) if w],
-                [g for _, g in pairs],
-                create_graph=True,
-                allow_unused=True,
-            )
-            seeds = [s for s, w in zip(second, wanted, strict=True) if w]
-            connected = [(f, s) for f, s in zip(first, seeds, strict=True) if f is not None and f.requires_grad]
+            primals = [_alias(t) for t in (input, *tensors)]
+            cotangents = [None if g is None else _alias(g) for g in grads]
+            first = _reference_vjp(ctx.options, batch_sizes, mask, primals, cotangents, wanted, create_graph=True)
+            pairs = [(f, s) for f, s in zip(first, second, strict=True) if f is not None and f.requires_grad]
             inputs = [*(c for c in cotangents if c is not None), *primals]
-            result = iter(
-                torch.autograd.grad(
-                    [f for f, _ in connected],
-                    inputs,
-                    [s for _, s in connected],
-                    create_graph=torch.is_grad_enabled() and any(s.requires_grad for s in seeds),
-                    allow_unused=True,
-                )
-                if connected
-                else [None] * len(inputs)
-            )
-        d_grads = [None if c is None else next(result) for c in cotangents]
-        return None, *d_grads, *result
+            result = iter(_grad(pairs, inputs, again))
+        return None, *(None if c is None else next(result) for c in cotangents), *result
+
+
+def _alias(t: Tensor) -> Tensor:
+    """`t` to be differentiated by: tied weights, the same tensor twice, then get each gradient where it belongs."""
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+
+
+def _reference_vjp(
+    options: Options,
+    batch_sizes: Tensor | None,
+    mask: Tensor | None,
+    primals: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    create_graph: bool,
+) -> list[Tensor | None]:
+    """Gradients of the reference by primals = (input, *hx, *weights), None where not wanted; call it in grad mode."""
+    outputs = _composite(options, primals[0], batch_sizes, mask, primals[1:])
+    pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o is not None and c is not None]
+    grads = iter(_grad(pairs, [p for p, w in zip(primals, wanted, strict=True) if w], create_graph))
+    return [next(grads) if w else None for w in wanted]
+
+
+def _grad(
+    pairs: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor], create_graph: bool
+) -> Sequence[Tensor | None]:
+    """torch.autograd.grad of (output, cotangent) pairs, which may be none."""
+    if not pairs or not inputs:
+        return [None] * len(inputs)
+    outputs, cotangents = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, inputs, cotangents, create_graph=create_graph, allow_unused=True)
 
 
 def _composite(
@@ -222,6 +239,11 @@ def _composite(
 def _is_transformed() -> bool:
     """Whether a functorch transform or a forward-mode level is active: an op would drop tangents silently."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _is_batched(cotangent: Tensor) -> bool:
+    """Whether torch.autograd.grad(is_grads_batched=True) maps the backward; the op has no rule for its tensors."""
+    return torch._C._dispatch_keys(cotangent).has(_BATCHED)
 
 
 def _autocast(t: Tensor, dtype: torch.dtype) -> Tensor:
