@@ -45,12 +45,15 @@ LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const Til
         for (int i = 0; i < n; i++) sums[i] += x * load(row[i] + k);
       }
       if (whole < depth) {
-        // The last elements with the pack that ends there, less the lanes that have been counted.
-        Vec<C> x = load(a[r] + depth - n);
-        for (int i = 0; i < n; i++)
-          if (i < n - (depth - whole)) x[i] = 0;
-#pragma GCC unroll 16
-        for (int i = 0; i < n; i++) sums[i] += x * load(row[i] + depth - n);
+        // The last elements with the pack that ends there, less the products that have been counted. These are cut out,
+        // not multiplied by zero, which would make a NaN of an infinite weight.
+        const Vec<C> x = load(a[r] + depth - n);
+        IntVec<C> fresh{};
+        for (int i = 0; i < n; i++) fresh[i] = i < n - (depth - whole) ? 0 : -1;
+        for (int i = 0; i < n; i++) {
+          const Vec<C> product = x * load(row[i] + depth - n);
+          sums[i] += reinterpret_cast<Vec<C>>(reinterpret_cast<IntVec<C>>(product) & fresh);
+        }
       }
       acc[r][j] += sums_of<C>(sums);
     }
