@@ -1,4 +1,4 @@
-"""What the build promises: one OpenMP runtime, torch-free kernels, no instruction above a unit's level, clear errors."""
+"""What the build promises: one OpenMP runtime, torch-free kernels, no instruction above a unit's level, clear words."""
 
 import collections
 import json
