@@ -1,9 +1,9 @@
 // The one register tile: up to kTileRows rows by kTileCols packs of lanes, every product of the CPU path.
 //
 // Rows come by pointer, so they may lie anywhere (strides, sequences that start late, a zero row); the other operand is
-// a packed panel: for each k, kTileCols packs side by side. The sum over k runs in one fixed order that depends on the
-// number of rows in the tile and on nothing else, and tiles are cut independently of the number of threads: results are
-// bitwise the same for every thread count.
+// a packed panel: for each k, kTileCols packs side by side. The sum over k runs in one fixed order, which may depend on
+// the number of rows in the tile only where tiles are cut independently of the number of threads: results are bitwise
+// the same for every thread count.
 #pragma once
 #include "simd.h"
 
@@ -49,12 +49,12 @@ LF_INLINE void copy(Tile<C, M>& to, const Tile<C, M>& from) {
 //
 // Inline where the accumulators go straight on to the cell; the functions below are the same behind a call, one per
 // tile height and type instead of one per use and cell, since a tile through memory costs a few dozen cycles only.
-template <int M, class C>
+template <int M, class C, int chains = kChains<M>>
 LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth) {
   constexpr int kWidth = kLanes<C>, kStep = kPanel<C>;
   int64_t k = 0;
-  if constexpr (kChains<M> > 1) {
-    constexpr int kMore = kChains<M> - 1;
+  if constexpr (chains > 1) {
+    constexpr int kMore = chains - 1;
     Vec<C> more[kMore][M][kTileCols] = {};
     for (; k + kMore < depth; k += kMore + 1, w += (kMore + 1) * kStep) {
 #pragma GCC unroll 4
@@ -89,11 +89,13 @@ LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], cons
   }
 }
 
+// One chain whatever the height: the projection of a block is cut into tiles across steps or within them, depending on
+// how threads split the work, and a row must come out the same from either.
 template <int M, class C>
 LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth) {
   Tile<C, M> sum;
   copy<M, C>(sum, acc);
-  multiply_add_inline<M>(sum, a, w, depth);
+  multiply_add_inline<M, C, 1>(sum, a, w, depth);
   copy<M, C>(acc, sum);
 }
 
