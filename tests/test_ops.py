@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves as leaves
 from torch.utils._pytree import tree_map_only
 
 import lstmfast
-from lstmfast import ops
+from lstmfast import ops, reference
 
 CELLS = ("LSTM", "RNN_TANH", "RNN_RELU")
 
@@ -281,3 +281,9 @@ def test_compiles_without_graph_break(module):
     assert torch.equal(out, expected)
     for p, g in zip(m.parameters(), grads, strict=True):
         assert torch.equal(p.grad, g)
+
+
+def test_every_cell_has_a_reference():
+    assert set(ops.CELLS) == set(reference.CELLS)
+    for name, facts in ops.CELLS.items():
+        assert reference.CELLS[name].states == facts["states"]

@@ -14,7 +14,7 @@
 //     through pre, which is nothing for the cells below, so drivers do not ask for it.
 //
 // To add a cell: write its struct, append it to AllCells, give it a step in lstmfast/reference.py and a module in
-// lstmfast/modules.py. Tests, bench and every driver's instantiations follow the list.
+// lstmfast/modules.py. The ops and every driver's instantiations follow the list; see CONTRIBUTING.md for the tests.
 #pragma once
 #include "macros.h"
 #include "math.h"
