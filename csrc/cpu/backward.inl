@@ -48,6 +48,8 @@ class Backward {
     dh_ = arena.take<C>(out_panels_ * block_rows_ * kPanel<C>, projects);
     dy_block_ = arena.take<C>(block_rows_ * output_, !storage.is_compute && p.dy.data);
     dx_block_ = arena.take<C>(block_rows_ * input_, !storage.is_compute && p.dx.data);
+    sums_ = arena.take<C>(max(out_panels_, projects ? hidden_panels_ : 0) * batch * kPanel<C>);
+    dx_sums_ = arena.take<C>(block_rows_ * kPanel<C>, p.dx.data);
     x_cols_ = arena.take<C>(block_rows_ * input_, p.dw_ih.data);
     h_cols_ = arena.take<C>(block_rows_ * output_, p.dw_hh.data);
     m_cols_ = arena.take<C>(block_rows_ * hidden_, p.dw_hr.data);
@@ -166,58 +168,101 @@ class Backward {
     return {dgates_ + steps_.rows(block.begin, t) * kPanel<C>, block_rows_ * kPanel<C>};
   }
 
-  // Calls f(column panel, tile of sequences) for this thread's part of a step's tiles.
+  // Works through this thread's part of a step's tiles: [column panels] x [tiles of sequences] of a product with packed
+  // weights of the given depth. Calls f(Int<rows>, column panel, first sequence, piece of the depth).
   template <class F>
-  void for_my_tiles(const Team& team, int64_t t, int64_t col_panels, const F& f) const {
+  void for_my_tiles(const Team& team, int64_t t, int64_t col_panels, const C* weights, int64_t depth,
+                    const F& f) const {
     const TileCut cut = tiles();
-    const Share mine = by_batch() ? team.share(cut.tiles) : team.share(col_panels * cut.tiles);
-    const int64_t per_panel = by_batch() ? mine.end - mine.begin : cut.tiles;
-    const int64_t count = by_batch() ? col_panels * per_panel : mine.end - mine.begin;
-    for (int64_t k = 0; k < count; k++) {
-      // Back and forth, as in forward: what was used last is used first.
-      const int64_t i = (by_batch() ? 0 : mine.begin) + ((t & 1) ? count - 1 - k : k);
-      const int64_t panel = i / per_panel, tile = i % per_panel + (by_batch() ? mine.begin : 0);
-      const int64_t n = cut.begin(tile), rows = min(cut.begin(tile + 1), steps_.active(t)) - n;
-      if (rows > 0) with_rows(rows, [&](auto m) { f(m, panel, n); });
+    const int64_t active = steps_.active(t), size = depth * kPanel<C>;
+    const Share mine = by_batch() ? Share{0, col_panels * cut.tiles} : team.share(col_panels * cut.tiles);
+    const Share rows_of_me = by_batch() ? team.share(cut.tiles) : Share{0, cut.tiles};
+    const int64_t begin = mine.begin / cut.tiles, end = ceil_div(mine.end, cut.tiles);
+    // Back and forth, as in forward: what was used last is used first.
+    const auto panel_at = [&](int64_t i) { return (t & 1) ? end - 1 - i : begin + i; };
+    for (int64_t i = 0; i < end - begin; i++) {
+      const int64_t panel = panel_at(i), before = panel * cut.tiles;
+      const Share here{max(rows_of_me.begin, mine.begin - before), min(rows_of_me.end, mine.end - before)};
+      for_each_piece<C>(weights + panel * size, depth, i + 1 < end - begin ? weights + panel_at(i + 1) * size : nullptr,
+                        [&](const Piece& piece, const C* w, const C* next) {
+                          for (int64_t tile = here.begin; tile < here.end; tile++) {
+                            const int64_t n = cut.begin(tile), rows = min(cut.begin(tile + 1), active) - n;
+                            if (rows <= 0) break;
+                            const Operand operand{piece, w, share_of(next, tile - here.begin, piece)};
+                            with_rows(rows, [&](auto m) { f(m, panel, n, operand); });
+                          }
+                        });
     }
+  }
+  // A piece of a panel of weights as one tile sees it.
+  struct Operand {
+    Piece at;
+    const C* weights;
+    Ahead<C> ahead;
+  };
+  // Where a tile of a step keeps its sums between two pieces.
+  C* sums_at(int64_t panel, int64_t n) const { return sums_ + (panel * steps_.batch() + n) * kPanel<C>; }
+  template <int M>
+  static LF_INLINE void load_sums(Tile<C, M>& acc, const C* from) {
+    for (int r = 0; r < M; r++)
+      for (int j = 0; j < kTileCols; j++) acc[r][j] = load(from + r * kPanel<C> + j * kWidth);
+  }
+  template <int M>
+  static LF_INLINE void store_sums(C* to, const Tile<C, M>& acc) {
+    for (int r = 0; r < M; r++)
+      for (int j = 0; j < kTileCols; j++) store(to + r * kPanel<C> + j * kWidth, acc[r][j]);
   }
 
   void step_back(const Team& team, const Block& block, int64_t t) const {
-    for_my_tiles(team, t, out_panels_,
-                 [&](auto m, int64_t panel, int64_t n) { hidden_tile<decltype(m)::value>(block, t, panel, n); });
+    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto m, int64_t panel, int64_t n, const Operand& piece) {
+      hidden_tile<decltype(m)::value>(block, t, panel, n, piece);
+    });
     if (!p_.shape.projection) return;
     if (!by_batch()) team.meet();
-    for_my_tiles(team, t, hidden_panels_,
-                 [&](auto m, int64_t panel, int64_t n) { projected_tile<decltype(m)::value>(block, t, panel, n); });
+    for_my_tiles(team, t, hidden_panels_, w_hr_, output_, [&](auto m, int64_t panel, int64_t n, const Operand& piece) {
+      projected_tile<decltype(m)::value>(block, t, panel, n, piece);
+    });
   }
 
   // dh = dY + dh_n where the sequence ends here + (gate gradients of the following step) W_hh where it goes on
   template <int M>
-  LF_NOINLINE void hidden_tile(const Block& block, int64_t t, int64_t panel, int64_t n) const {
-    Tile<C, M> acc = {};
+  LF_NOINLINE void hidden_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand& piece) const {
+    const int64_t continued = steps_.continued(t);
+    Tile<C, M> acc;
+    if (n < continued) {
+      if (piece.at.first)
+        incoming<M>(acc, block, t, panel, n);
+      else
+        load_sums<M>(acc, sums_at(panel, n));
+      multiply_add<M, C>(acc, rows_of(gate_gradients(block, steps_.following(t)), n, continued, Int<M>{}),
+                         piece.weights, piece.at, piece.ahead);
+    }
+    if (!piece.at.last) {
+      if (n < continued) store_sums<M>(sums_at(panel, n), acc);
+      return;
+    }
+    if (n + M > continued) {
+      // Sequences that end here have nothing to multiply; zeros would turn an infinite weight into a NaN.
+      Tile<C, M> ended;
+      incoming<M>(ended, block, t, panel, n);
+      for (int r = static_cast<int>(max(0, continued - n)); r < M; r++)
+        for (int j = 0; j < kTileCols; j++) acc[r][j] = ended[r][j];
+    }
+    if (!p_.shape.projection)
+      cell_tile<M>(block, t, panel, n, acc);
+    else
+      store_sums<M>(dh_ + (panel * block_rows_ + steps_.rows(block.begin, t) + n) * kPanel<C>, acc);
+  }
+  // What reaches h other than through the following step.
+  template <int M>
+  LF_INLINE void incoming(Tile<C, M>& acc, const Block& block, int64_t t, int64_t panel, int64_t n) const {
     const int64_t continued = steps_.continued(t);
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) {
         const int64_t col = panel * kPanel<C> + j * kWidth, left = output_ - col;
-        if (p_.dy.data) acc[r][j] = load_first(dy_row(block, t, n + r) + col, left);
+        acc[r][j] = p_.dy.data ? load_first(dy_row(block, t, n + r) + col, left) : Vec<C>{};
         if (p_.dh_n.data && n + r >= continued) acc[r][j] += load_first(dh_n_ + (n + r) * output_ + col, left);
       }
-    if (n < continued) {
-      // Sequences that end here have nothing to multiply; zeros would turn an infinite weight into a NaN.
-      Tile<C, M> ended;
-      copy<M, C>(ended, acc);
-      multiply_add<M, C>(acc, rows_of(gate_gradients(block, steps_.following(t)), n, continued, Int<M>{}),
-                         w_hh_ + panel * depth_ * kPanel<C>, depth_);
-      for (int r = static_cast<int>(min(M, continued - n)); r < M; r++)
-        for (int j = 0; j < kTileCols; j++) acc[r][j] = ended[r][j];
-    }
-    if (!p_.shape.projection) {
-      cell_tile<M>(block, t, panel, n, acc);
-      return;
-    }
-    C* out = dh_ + (panel * block_rows_ + steps_.rows(block.begin, t) + n) * kPanel<C>;
-    for (int r = 0; r < M; r++)
-      for (int j = 0; j < kTileCols; j++) store(out + r * kPanel<C> + j * kWidth, acc[r][j]);
   }
   // Sequences from `valid` on have no gate gradients there: a row of zeros that does not advance stands in.
   template <int M>
@@ -231,15 +276,19 @@ class Backward {
   }
   // Through the projection: gradient of the cell's output = dh W_hr
   template <int M>
-  LF_NOINLINE void projected_tile(const Block& block, int64_t t, int64_t panel, int64_t n) const {
+  LF_NOINLINE void projected_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand& piece) const {
     PaneledRows<M, C> dh;
     for (int r = 0; r < M; r++) {
       dh.base[r] = dh_ + (steps_.rows(block.begin, t) + n + r) * kPanel<C>;
       dh.stride[r] = block_rows_ * kPanel<C>;
     }
     Tile<C, M> acc = {};
-    multiply_add<M, C>(acc, dh, w_hr_ + panel * output_ * kPanel<C>, output_);
-    cell_tile<M>(block, t, panel, n, acc);
+    if (!piece.at.first) load_sums<M>(acc, sums_at(panel, n));
+    multiply_add<M, C>(acc, dh, piece.weights, piece.at, piece.ahead);
+    if (piece.at.last)
+      cell_tile<M>(block, t, panel, n, acc);
+    else
+      store_sums<M>(sums_at(panel, n), acc);
   }
 
   // The cell's backward on a tile of gradients of h: kTileCols packs of neighbouring units.
@@ -280,16 +329,19 @@ class Backward {
   void initial_state_gradient(const Team& team, const Block& block, int64_t t) const {
     const int64_t started = steps_.started(t);
     if (!p_.dh0.data || started == steps_.active(t)) return;
-    for_my_tiles(team, t, out_panels_, [&](auto m, int64_t panel, int64_t n) {
-      initial_state_tile<decltype(m)::value>(block, t, panel, n, started);
+    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto m, int64_t panel, int64_t n, const Operand& piece) {
+      initial_state_tile<decltype(m)::value>(block, t, panel, n, started, piece);
     });
   }
   template <int M>
-  LF_NOINLINE void initial_state_tile(const Block& block, int64_t t, int64_t panel, int64_t n, int64_t started) const {
+  LF_NOINLINE void initial_state_tile(const Block& block, int64_t t, int64_t panel, int64_t n, int64_t started,
+                                      const Operand& piece) const {
     if (n + M <= started) return;
     Tile<C, M> acc = {};
-    multiply_add<M, C>(acc, rows_of(gate_gradients(block, t), n, n + M, Int<M>{}), w_hh_ + panel * depth_ * kPanel<C>,
-                       depth_);
+    if (!piece.at.first) load_sums<M>(acc, sums_at(panel, n));
+    multiply_add<M, C>(acc, rows_of(gate_gradients(block, t), n, n + M, Int<M>{}), piece.weights, piece.at,
+                       piece.ahead);
+    if (!piece.at.last) return store_sums<M>(sums_at(panel, n), acc);
     for (int r = 0; r < M; r++) {
       if (n + r < started) continue;
       C values[kPanel<C>];
@@ -335,7 +387,7 @@ class Backward {
         if (!src)
           for (int64_t c = 0; c < width; c++) to[c] = 0;
         else if (storage.is_compute)
-          for (int64_t c = 0; c < width; c++) to[c] = static_cast<const C*>(src)[c0 + c];
+          with_rows(width, [&](auto w) { std::memcpy(to, static_cast<const C*>(src) + c0, sizeof(C) * w.value); });
         else
           storage.gather(to, storage.at(src, c0), 1, width);
       }
@@ -350,13 +402,14 @@ class Backward {
     if (m_cols_) outer_product(team, dw_hr_, m_cols_, hidden_, dh_, out_panels_, rows, first);
     if (!db_) return;
     const Share mine = team.share(panels_);
-    for (int64_t panel = mine.begin; panel < mine.end; panel++)
-      for (int j = 0; j < kTileCols; j++) {
-        C* to = db_ + panel * kPanel<C> + j * kWidth;
-        Vec<C> sum{};
-        for (int64_t i = 0; i < rows; i++) sum += load(dgates_ + (panel * block_rows_ + i) * kPanel<C> + j * kWidth);
-        store(to, load(to) + sum);
-      }
+    for (int64_t panel = mine.begin; panel < mine.end; panel++) {
+      const C* from = dgates_ + panel * block_rows_ * kPanel<C>;
+      Vec<C> sum[kTileCols] = {};
+      for (int64_t i = 0; i < rows; i++)
+        for (int j = 0; j < kTileCols; j++) sum[j] += load(from + i * kPanel<C> + j * kWidth);
+      C* to = db_ + panel * kPanel<C>;
+      for (int j = 0; j < kTileCols; j++) store(to + j * kWidth, load(to + j * kWidth) + sum[j]);
+    }
   }
   void outer_product(const Team& team, C* dst, const C* x, int64_t cols, const C* g, int64_t panels, int64_t rows,
                      bool first) const {
@@ -380,16 +433,23 @@ class Backward {
     if (!p_.dx.data) return;
     const TileCut cut(steps_.rows(block.begin, block.end));
     const Share mine = team.share(cut.tiles);
-    for (int64_t panel = 0; panel < in_panels_; panel++) {
-      RowCursor cursor{steps_, block.begin};
-      for (int64_t i = 0; i < cut.begin(mine.begin); i++) cursor.next();
-      for (int64_t i = mine.begin; i < mine.end; i++)
-        with_rows(cut.begin(i + 1) - cut.begin(i),
-                  [&](auto m) { input_tile<decltype(m)::value>(cursor, panel, cut.begin(i)); });
-    }
+    RowCursor first{steps_, block.begin};
+    for (int64_t i = 0; i < cut.begin(mine.begin); i++) first.next();
+    const int64_t size = depth_ * kPanel<C>;
+    for (int64_t panel = 0; panel < in_panels_; panel++)
+      for_each_piece<C>(w_ih_ + panel * size, depth_, panel + 1 < in_panels_ ? w_ih_ + (panel + 1) * size : nullptr,
+                        [&](const Piece& piece, const C* weights, const C* next) {
+                          RowCursor cursor = first;
+                          for (int64_t i = mine.begin; i < mine.end; i++) {
+                            const Operand operand{piece, weights, share_of(next, i - mine.begin, piece)};
+                            with_rows(cut.begin(i + 1) - cut.begin(i), [&](auto m) {
+                              input_tile<decltype(m)::value>(cursor, panel, cut.begin(i), operand);
+                            });
+                          }
+                        });
   }
   template <int M>
-  LF_NOINLINE void input_tile(RowCursor& cursor, int64_t panel, int64_t first) const {
+  LF_NOINLINE void input_tile(RowCursor& cursor, int64_t panel, int64_t first, const Operand& piece) const {
     PaneledRows<M, C> dgates;
     C* dx[M];
     for (int r = 0; r < M; r++, cursor.next()) {
@@ -398,7 +458,9 @@ class Backward {
       dx[r] = dx_block_ ? dx_block_ + (first + r) * input_ : static_cast<C*>(dx_at(cursor.t, cursor.n));
     }
     Tile<C, M> acc = {};
-    multiply_add<M, C>(acc, dgates, w_ih_ + panel * depth_ * kPanel<C>, depth_);
+    if (!piece.at.first) load_sums<M>(acc, dx_sums_ + first * kPanel<C>);
+    multiply_add<M, C>(acc, dgates, piece.weights, piece.at, piece.ahead);
+    if (!piece.at.last) return store_sums<M>(dx_sums_ + first * kPanel<C>, acc);
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) {
         const int64_t col = panel * kPanel<C> + j * kWidth, left = input_ - col;
@@ -445,6 +507,7 @@ class Backward {
   C *dc_, *c0_, *dh_n_;               // [N][c_stride], [N][c_stride], [N][O]
   C* dh_;                             // [column panel of O][rows of a block][kPanel], with a projection only
   C *dy_block_, *dx_block_;           // [rows of a block][O | I], half types only
+  C *sums_, *dx_sums_;                // [column panel][N][kPanel], [rows of a block][kPanel]: sums between two pieces
   C *x_cols_, *h_cols_, *m_cols_;     // packed columns of a block
   C *dw_ih_, *dw_hh_, *dw_hr_, *db_;  // [panel][I | O | H][kPanel], [panel][kPanel]
   const C* cell_out_ = nullptr;       // [R][H] in the reserve, with a projection only

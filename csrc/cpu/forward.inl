@@ -97,6 +97,13 @@ class Forward {
   }
   int parity(int64_t t) const { return static_cast<int>((steps_.reverse() ? steps_.count() - 1 - t : t) & 1); }
 
+  // A piece of a panel as one tile sees it.
+  struct Operand {
+    Piece at;
+    const C* weights;
+    Ahead<C> ahead;
+  };
+
   Weights<C> weights(Arena& arena, const ConstMatrix& src, int64_t panels, int64_t depth) const {
     if (plan_.in_place && readable_in_place(src, storage_, depth))
       return {nullptr, static_cast<const C*>(src.data), src.row_stride};
@@ -108,10 +115,22 @@ class Forward {
   auto output_rows() const {
     return [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); };
   }
-  // acc += rows a times panel `panel` of the weights; on the spot in a step, where the cell takes over the accumulators
+  // Works through panel `panel` of the weights piece by piece: f(piece, weights of the piece, weights to fetch on the
+  // way). `following` is the panel that is used after this one, -1 if that is far off.
+  template <class F>
+  LF_INLINE void for_pieces_of(const Weights<C>& w, int64_t panel, int64_t following, int64_t depth, const F& f) const {
+    const int64_t size = depth * kPanel<C>;
+    if (w.in_place())
+      f(Piece{0, depth, true, true}, nullptr, nullptr);
+    else
+      for_each_piece<C>(w.packed + panel * size, depth, following < 0 ? nullptr : w.packed + following * size, f);
+  }
+  // acc += rows a times a piece of panel `panel`; on the spot in a step, where the cell takes over the accumulators
   template <int M, bool on_the_spot, class RowOf>
-  LF_INLINE void multiply(Tile<C, M>& acc, const C* const (&a)[M], const Weights<C>& w, int64_t panel, int64_t depth,
+  LF_INLINE void multiply(Tile<C, M>& acc, const C* (&a)[M], const Weights<C>& w, int64_t panel, const Operand& piece,
                           const RowOf& row_of) const {
+    const int64_t depth = piece.at.end - piece.at.begin;
+    for (int r = 0; r < M; r++) a[r] += piece.at.begin;
     if (w.in_place()) {
       TileRows<C> rows;
       for (int64_t col = 0; col < kPanel<C>; col++) {
@@ -120,9 +139,9 @@ class Forward {
       }
       multiply_add<M, C>(acc, a, rows, depth);
     } else if constexpr (on_the_spot) {
-      multiply_add_inline<M, C>(acc, a, w.packed + panel * depth * kPanel<C>, depth);
+      multiply_add_inline<M, C>(acc, a, piece.weights, depth, piece.ahead);
     } else {
-      multiply_add<M, C>(acc, a, w.packed + panel * depth * kPanel<C>, depth);
+      multiply_add<M, C>(acc, a, piece.weights, depth, piece.ahead);
     }
   }
 
@@ -190,51 +209,73 @@ class Forward {
     const Share mine = my_tiles(team);
     const TileCut all(steps_.rows(block.begin, block.end));
     for (int64_t panel = panels.begin; panel < panels.end; panel++) {
-      RowCursor cursor{steps_, block.begin};
-      if (by_batch()) {
-        for (int64_t t = block.begin; t < block.end; t++)
-          for (int64_t i = mine.begin; i < mine.end; i++) {
-            const int64_t n = tiles().begin(i), rows = min(tiles().begin(i + 1), steps_.active(t)) - n;
-            if (rows <= 0) break;
-            cursor.t = t, cursor.n = n;
-            project_tiles(block, cursor, panel, rows);
-          }
-      } else {
-        for (int64_t i = 0; i < all.tiles; i++) project_tiles(block, cursor, panel, all.begin(i + 1) - all.begin(i));
-      }
+      const int64_t following = panel + 1 < panels.end ? panel + 1 : -1;
+      for_pieces_of(w_ih_, panel, following, input_, [&](const Piece& piece, const C* weights, const C* next) {
+        int64_t count = 0;
+        RowCursor cursor{steps_, block.begin};
+        const auto tile = [&](int64_t rows) {
+          const Operand operand{piece, weights, share_of(next, count++, piece)};
+          with_rows(rows, [&](auto m) { project_tile<decltype(m)::value>(block, cursor, panel, operand); });
+        };
+        if (by_batch()) {
+          for (int64_t t = block.begin; t < block.end; t++)
+            for (int64_t i = mine.begin; i < mine.end; i++) {
+              const int64_t n = tiles().begin(i), rows = min(tiles().begin(i + 1), steps_.active(t)) - n;
+              if (rows <= 0) break;
+              cursor.t = t, cursor.n = n;
+              tile(rows);
+            }
+        } else {
+          for (int64_t i = 0; i < all.tiles; i++) tile(all.begin(i + 1) - all.begin(i));
+        }
+      });
     }
   }
-  void project_tiles(const Block& block, RowCursor& cursor, int64_t panel, int64_t rows) const {
-    with_rows(rows, [&](auto m) { project_tile<decltype(m)::value>(block, cursor, panel); });
-  }
   template <int M>
-  LF_NOINLINE void project_tile(const Block& block, RowCursor& cursor, int64_t panel) const {
+  LF_NOINLINE void project_tile(const Block& block, RowCursor& cursor, int64_t panel, const Operand& piece) const {
     C* out = record_at(cursor.t, panel, cursor.n);  // the rows of a block lie side by side
     const C* x[M];
     for (int r = 0; r < M; r++, cursor.next()) x[r] = x_row(block, cursor.t, cursor.n);
     Tile<C, M> acc;
     for (int r = 0; r < M; r++)
-      for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
-    multiply<M, false>(acc, x, w_ih_, panel, input_, gate_rows());
+      for (int j = 0; j < kTileCols; j++)
+        acc[r][j] = load((piece.at.first ? bias_ + panel * kPanel<C> : out + r * record_width()) + j * kWidth);
+    multiply<M, false>(acc, x, w_ih_, panel, piece, gate_rows());
+    store_sums<M>(out, acc);
+  }
+  template <int M>
+  LF_INLINE void store_sums(C* record, const Tile<C, M>& acc) const {
     for (int r = 0; r < M; r++)
-      for (int j = 0; j < kTileCols; j++) store(out + r * record_width() + j * kWidth, acc[r][j]);
+      for (int j = 0; j < kTileCols; j++) store(record + r * record_width() + j * kWidth, acc[r][j]);
   }
 
   // ---- one step
   void step(const Team& team, const Block& block, int64_t t, const Share& panels) const {
     const Share mine = my_tiles(team);
-    for (int64_t i = panels.begin; i < panels.end; i++) {
-      // Back and forth: the weights used last in one step, still in cache, are used first in the next.
-      const int64_t panel = (t & 1) ? panels.end - 1 - (i - panels.begin) : i;
-      for (int64_t tile = mine.begin; tile < mine.end; tile++) {
-        const int64_t n = tiles().begin(tile), rows = min(tiles().begin(tile + 1), steps_.active(t)) - n;
-        if (rows <= 0) break;
-        with_rows(rows, [&](auto m) { step_tile<decltype(m)::value>(block, t, panel, n); });
-      }
+    const int64_t active = steps_.active(t), count = panels.end - panels.begin;
+    // Back and forth: the weights used last in one step, still in cache, are used first in the next.
+    const auto panel_at = [&](int64_t i) { return (t & 1) ? panels.end - 1 - i : panels.begin + i; };
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t panel = panel_at(i), following = i + 1 < count ? panel_at(i + 1) : -1;
+      for_pieces_of(w_hh_, panel, following, output_, [&](const Piece& piece, const C* weights, const C* next) {
+        for_tiles(mine, active, [&](auto m, int64_t n, int64_t nth) {
+          step_tile<decltype(m)::value>(block, t, panel, n, Operand{piece, weights, share_of(next, nth, piece)});
+        });
+      });
+    }
+  }
+  // Calls f(Int<rows>, first sequence, how many calls there were before) for tiles of the first `active` sequences.
+  template <class F>
+  LF_INLINE void for_tiles(const Share& tiles_of, int64_t active, const F& f) const {
+    const TileCut cut = tiles();
+    for (int64_t i = tiles_of.begin; i < tiles_of.end; i++) {
+      const int64_t n = cut.begin(i), rows = min(cut.begin(i + 1), active) - n;
+      if (rows <= 0) break;
+      with_rows(rows, [&](auto m) { f(m, n, i - tiles_of.begin); });
     }
   }
   template <int M>
-  LF_NOINLINE void step_tile(const Block& block, int64_t t, int64_t panel, int64_t n) const {
+  LF_NOINLINE void step_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand& piece) const {
     C* record = record_at(t, panel, n);
     const C* h[M];
     Tile<C, M> acc;
@@ -242,7 +283,8 @@ class Forward {
       h[r] = h_[parity(t)] + (n + r) * h_stride_;
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * record_width() + j * kWidth);
     }
-    multiply<M, true>(acc, h, w_hh_, panel, output_, gate_rows());
+    multiply<M, true>(acc, h, w_hh_, panel, piece, gate_rows());
+    if (!piece.at.last) return store_sums<M>(record, acc);
 
     for (int pack = 0; pack < P::kPacks; pack++) {
       const int64_t unit = panel * P::kUnits + pack * kWidth, left = hidden_ - unit;
@@ -274,26 +316,35 @@ class Forward {
   C* cell_out_row(int64_t t, int64_t n) const { return cell_out_ + ((keep_ ? steps_.first_row(t) : 0) + n) * hidden_; }
 
   void project_output(const Team& team, const Block& block, int64_t t) const {
-    const Share mine = my_tiles(team);
     const Share panels = by_batch() ? Share{0, out_panels_} : team.share(out_panels_);
-    for (int64_t panel = panels.begin; panel < panels.end; panel++)
-      for (int64_t tile = mine.begin; tile < mine.end; tile++) {
-        const int64_t n = tiles().begin(tile), rows = min(tiles().begin(tile + 1), steps_.active(t)) - n;
-        if (rows <= 0) break;
-        with_rows(rows, [&](auto m) { project_output_tile<decltype(m)::value>(block, t, panel, n); });
-      }
+    const Share mine = my_tiles(team);
+    for (int64_t panel = panels.begin; panel < panels.end; panel++) {
+      const int64_t following = panel + 1 < panels.end ? panel + 1 : -1;
+      for_pieces_of(w_hr_, panel, following, hidden_, [&](const Piece& piece, const C* weights, const C* next) {
+        for_tiles(mine, steps_.active(t), [&](auto m, int64_t n, int64_t nth) {
+          const Operand operand{piece, weights, share_of(next, nth, piece)};
+          project_output_tile<decltype(m)::value>(block, t, panel, n, operand);
+        });
+      });
+    }
   }
   template <int M>
-  LF_NOINLINE void project_output_tile(const Block& block, int64_t t, int64_t panel, int64_t n) const {
+  LF_NOINLINE void project_output_tile(const Block& block, int64_t t, int64_t panel, int64_t n,
+                                       const Operand& piece) const {
+    const int64_t col = panel * kPanel<C>;
     const C* in[M];
-    for (int r = 0; r < M; r++) in[r] = cell_out_row(t, n + r);
+    C* out[M];  // h, and until the last piece its partial sums
+    for (int r = 0; r < M; r++) in[r] = cell_out_row(t, n + r), out[r] = h_[parity(t) ^ 1] + (n + r) * h_stride_ + col;
     Tile<C, M> acc = {};
-    multiply<M, false>(acc, in, w_hr_, panel, hidden_, output_rows());
+    if (!piece.at.first)
+      for (int r = 0; r < M; r++)
+        for (int j = 0; j < kTileCols; j++) acc[r][j] = load_first(out[r] + j * kWidth, output_ - col - j * kWidth);
+    multiply<M, false>(acc, in, w_hr_, panel, piece, output_rows());
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) {
-        const int64_t col = panel * kPanel<C> + j * kWidth;
-        store_first(h_[parity(t) ^ 1] + (n + r) * h_stride_ + col, acc[r][j], output_ - col);
-        store_first(y_row(block, t, n + r) + col, acc[r][j], output_ - col);
+        const int64_t left = output_ - col - j * kWidth;
+        store_first(out[r] + j * kWidth, acc[r][j], left);
+        if (piece.at.last) store_first(y_row(block, t, n + r) + col + j * kWidth, acc[r][j], left);
       }
   }
 

@@ -45,12 +45,50 @@ LF_INLINE void copy(Tile<C, M>& to, const Tile<C, M>& from) {
     for (int j = 0; j < kTileCols; j++) to[r][j] = from[r][j];
 }
 
+// What a tile fetches into L2 on its way, one cache line per k: a share of the weights that are needed next.
+template <class C>
+struct Ahead {
+  const C* line;
+  int64_t step;  // elements; 0 to fetch nothing
+};
+
+// The depth of a panel is worked off in pieces that stay in L2 while all row tiles pass over them. Weights beyond L2
+// would otherwise stop the first tile of every pass, and leave the way to L3 idle during the others: so the first
+// tiles each fetch a part of the piece that comes next. Pieces do not depend on threads or caches, nor do the sums.
+struct Piece {
+  int64_t begin, end;
+  bool first, last;
+};
+template <class C>
+constexpr int64_t kPieceDepth = (128 << 10) / (kPanel<C> * sizeof(C));
+
+// Calls f(piece, weights of the piece, weights of the piece after it) over a packed panel; `following` is the panel
+// that comes after this one, or null.
+template <class C, class F>
+LF_INLINE void for_each_piece(const C* panel, int64_t depth, const C* following, const F& f) {
+  int64_t begin = 0;
+  do {
+    const int64_t end = min(depth, begin + kPieceDepth<C>);
+    f(Piece{begin, end, begin == 0, end == depth}, panel + begin * kPanel<C>,
+      end < depth ? panel + end * kPanel<C> : following);
+    begin = end;
+  } while (begin < depth);
+}
+
+// Tile number `tile` of a pass fetches the lines that no tile before it has fetched.
+template <class C>
+LF_INLINE Ahead<C> share_of(const C* next, int64_t tile, const Piece& piece) {
+  constexpr int64_t kLine = 64 / sizeof(C), kTiles = kPanel<C> / kLine;
+  const int64_t depth = piece.end - piece.begin;
+  return next && tile < kTiles ? Ahead<C>{next + tile * depth * kLine, kLine} : Ahead<C>{next, 0};
+}
+
 // acc[r] += sum over k of a[r][k] * w[k], k in [0, depth)
 //
 // Inline where the accumulators go straight on to the cell; the functions below are the same behind a call, one per
 // tile height and type instead of one per use and cell, since a tile through memory costs a few dozen cycles only.
 template <int M, class C, int chains = kChains<M>>
-LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth) {
+LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth, Ahead<C> ahead) {
   constexpr int kWidth = kLanes<C>, kStep = kPanel<C>;
   int64_t k = 0;
   if constexpr (chains > 1) {
@@ -74,9 +112,10 @@ LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], cons
 #pragma GCC unroll 4
         for (int m = 0; m < kMore; m++) acc[r][j] += more[m][r][j];
   }
-  for (; k < depth; k++, w += kStep) {
+  for (; k < depth; k++, w += kStep, ahead.line += ahead.step) {
 #pragma GCC unroll 4
     for (int j = 0; j < kTileCols; j++) __builtin_prefetch(w + 8 * kStep + j * kWidth);
+    __builtin_prefetch(ahead.line, 0, 2);
     Vec<C> b[kTileCols];
 #pragma GCC unroll 4
     for (int j = 0; j < kTileCols; j++) b[j] = load(w + j * kWidth);
@@ -92,10 +131,11 @@ LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], cons
 // One chain whatever the height: the projection of a block is cut into tiles across steps or within them, depending on
 // how threads split the work, and a row must come out the same from either.
 template <int M, class C>
-LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth) {
+LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth,
+                              const Ahead<C>& ahead) {
   Tile<C, M> sum;
   copy<M, C>(sum, acc);
-  multiply_add_inline<M, C, 1>(sum, a, w, depth);
+  multiply_add_inline<M, C, 1>(sum, a, w, depth, ahead);
   copy<M, C>(acc, sum);
 }
 
@@ -108,26 +148,33 @@ struct PaneledRows {
 };
 
 template <int M, class C>
-LF_NOINLINE void multiply_add(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* w, int64_t depth) {
+LF_NOINLINE void multiply_add(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* w, const Piece& piece,
+                              const Ahead<C>& ahead) {
   Tile<C, M> sum;
   copy<M, C>(sum, acc);
-  const C* piece[M];
-  for (int r = 0; r < M; r++) piece[r] = a.base[r];
+  const C* row[M];
+  for (int r = 0; r < M; r++) row[r] = a.base[r] + piece.begin / kPanel<C> * a.stride[r];
+  const int64_t depth = piece.end - piece.begin;
   for (int64_t k = 0; k < depth; k += kPanel<C>) {
-    multiply_add_inline<M>(sum, piece, w + k * kPanel<C>, min(kPanel<C>, depth - k));
-    for (int r = 0; r < M; r++) piece[r] += a.stride[r];
+    multiply_add_inline<M>(sum, row, w + k * kPanel<C>, min(kPanel<C>, depth - k),
+                           Ahead<C>{ahead.line + k * ahead.step, ahead.step});
+    for (int r = 0; r < M; r++) row[r] += a.stride[r];
   }
   copy<M, C>(acc, sum);
 }
 
 // dst[r] (+)= sum over k of x[k][r] * g[k]: a weight gradient's tile. x is packed with M columns side by side, g is a
 // panel of gradients. The sum starts from zero and is added once, so that rounding errors of a long sequence grow with
-// the length of a block and the number of blocks, not with their product.
+// the length of a block and the number of blocks, not with their product. The next tile's dst lies behind this one's,
+// its x behind this x.
 template <int M, class C>
 LF_NOINLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
-  constexpr int kWidth = kLanes<C>;
+  constexpr int kWidth = kLanes<C>, kLine = 64 / sizeof(C);
   Tile<C, M> acc = {};
+  const C *next_dst = dst + M * kPanel<C>, *next_x = x + depth * M;
   for (int64_t k = 0; k < depth; k++, g += kPanel<C>, x += M) {
+    __builtin_prefetch(next_dst + min(k, M * kPanel<C> / kLine) * kLine);
+    __builtin_prefetch(next_x + k * M);
     Vec<C> b[kTileCols];
 #pragma GCC unroll 4
     for (int j = 0; j < kTileCols; j++) b[j] = load(g + j * kWidth);

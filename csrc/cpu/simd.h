@@ -121,8 +121,9 @@ LF_INLINE Vec<C> sums_of(Vec<C> (&v)[kLanes<C>]) {
   return v[0];
 }
 
-// std::min is a template of its own, outside this unit's namespace (see macros.h).
+// std::min and std::max are templates of their own, outside this unit's namespace (see macros.h).
 LF_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+LF_INLINE int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 LF_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace lstmfast::LF_ISA

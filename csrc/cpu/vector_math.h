@@ -18,8 +18,8 @@ template <class C>
 struct ExpConstants;
 template <>
 struct ExpConstants<float> {
-  static constexpr float kLowest = -104;       // exp rounds to zero from here on
-  static constexpr float kShift = 12582912;    // 1.5 * 2^23: adding it rounds to an integer, in the low bits
+  static constexpr float kLowest = -104;     // exp rounds to zero from here on
+  static constexpr float kShift = 12582912;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // n times the first is exact
   static constexpr int kBias = 127, kMantissa = 23;
   // expm1(r) = r + r^2 (c[0] + c[1] r + ...): the Cephes library's minimax polynomial (S. Moshier).
@@ -33,9 +33,9 @@ struct ExpConstants<double> {
   static constexpr double kLn2High = 0.693145751953125, kLn2Low = 1.42860682030941723212e-6;
   static constexpr int kBias = 1023, kMantissa = 52;
   // Taylor's, 1 / k! from k = 2: for |r| < 0.35 the first term left out is below 2^-56 of r.
-  static constexpr double kTail[] = {1. / 2,      1. / 6,       1. / 24,       1. / 120,       1. / 720,       1. / 5040,
-                                     1. / 40320,  1. / 362880,  1. / 3628800,  1. / 39916800,  1. / 479001600,
-                                     1. / 6227020800};
+  static constexpr double kTail[] = {1. / 2,       1. / 6,        1. / 24,        1. / 120,
+                                     1. / 720,     1. / 5040,     1. / 40320,     1. / 362880,
+                                     1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
 };
 
 template <class C>
