@@ -45,7 +45,8 @@ Matrix mutable_matrix(const at::Tensor& t) {
 // The tensors of a call in a form that can be pointed into, and the parameters of one run (a layer in a direction).
 class Call {
  public:
-  Call(const Arguments& a) : a_(a), problem_(check(a)), input_(readable(a.input)), weights_(a.weights.size()) {
+  Call(const Device& device, const Arguments& a)
+      : device_(device), a_(a), problem_(check(a)), input_(readable(a.input)), weights_(a.weights.size()) {
     for (const at::Tensor& t : a.hx) hx_.push_back(readable(t));
     for (size_t i = 0; i < weights_.size(); i++) weights_[i] = a.weights[i].resolve_neg();
     if (problem_.packed()) {
@@ -60,7 +61,7 @@ class Call {
   const at::Tensor& input() const { return input_; }
   int64_t runs() const { return problem_.runs(); }
 
-  at::Tensor rows(int64_t width) const { return at::empty(problem_.rows_shape(width), input_.options()); }
+  at::Tensor rows(int64_t width) const { return device_.empty(problem_.rows_shape(width), input_.options()); }
   at::Tensor states(int64_t width) const { return at::empty({runs(), problem_.shape.batch, width}, input_.options()); }
   at::Tensor nothing() const { return at::empty({0}, input_.options()); }
 
@@ -97,6 +98,7 @@ class Call {
   const at::Tensor* weights(int64_t run) const { return &weights_[run * problem_.weights_per_run]; }
 
  private:
+  const Device& device_;
   const Arguments& a_;
   Problem problem_;
   at::Tensor input_, sizes_, mask_;
@@ -106,7 +108,7 @@ class Call {
 }  // namespace
 
 Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward) {
-  const Call call(a);
+  const Call call(device, a);
   const Problem& problem = call.problem();
   const int64_t width = problem.output_width();
   Outputs out;
@@ -114,9 +116,9 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
   out.h_n = call.states(problem.shape.output());
   out.c_n = problem.states > 1 ? call.states(problem.shape.hidden) : call.nothing();
   if (save_for_backward) {
-    out.hidden = at::empty(problem.stacked_rows_shape(problem.layers - 1, width), call.input().options());
-    out.reserve = at::empty({call.runs(), problem.shape.rows, problem.reserve_width},
-                            call.input().options().dtype(compute_type(call.input())));
+    out.hidden = device.empty(problem.stacked_rows_shape(problem.layers - 1, width), call.input().options());
+    out.reserve = device.empty({call.runs(), problem.shape.rows, problem.reserve_width},
+                               call.input().options().dtype(compute_type(call.input())));
   }
 
   at::Tensor x = call.input();
@@ -139,7 +141,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
 
 InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
                                const Gradients& grads, const std::vector<bool>& wanted) {
-  const Call call(a);
+  const Call call(device, a);
   const Problem& problem = call.problem();
   const int64_t width = problem.output_width(), packed = problem.packed();
   const size_t states = a.hx.size(), first_weight = 1 + states;
@@ -171,7 +173,7 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
   for (size_t i = 0; i < a.weights.size(); i++)
     out.weights.push_back(!wanted[first_weight + i] ? at::Tensor()
                           : problem.shape.rows == 0 ? at::zeros_like(a.weights[i], at::MemoryFormat::Contiguous)
-                                                    : at::empty_like(a.weights[i], at::MemoryFormat::Contiguous));
+                                                    : device.empty(a.weights[i].sizes(), a.weights[i].options()));
 
   // Whether anything at or below a layer is wanted, other than the input's gradient.
   const auto wanted_in = [&](int64_t layer) {

@@ -13,6 +13,7 @@ namespace lstmfast {
 struct Device {
   void (*forward)(ForwardParams& p, const at::Tensor& like);
   void (*backward)(BackwardParams& p, const at::Tensor& like);
+  at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options);  // memory for results
 };
 
 struct Outputs {

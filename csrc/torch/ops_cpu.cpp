@@ -1,33 +1,37 @@
-// The CPU device: workspace from torch's allocator, threads as torch has them.
+// The CPU device: workspace kept from call to call, results in huge pages, threads as torch has them.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include "../cpu/cpu.h"
+#include "../cpu/scratch.h"
 #include "ops.h"
 
 namespace lstmfast {
 namespace {
 
-// 64-byte aligned memory for one kernel call; torch's CPU allocator aligns to 64.
-at::Tensor workspace(size_t bytes, const at::Tensor& like) {
-  return at::empty({static_cast<int64_t>(bytes)}, like.options().dtype(at::kByte));
-}
 void check_status(Status s) {
   TORCH_INTERNAL_ASSERT(s == Status::kOk, "lstmfast: kernel status ", static_cast<int>(s));
 }
 
-const Device kCpu{[](ForwardParams& p, const at::Tensor& like) {
-                    p.isa = cpu::isa();
-                    const at::Tensor memory = workspace(cpu::forward_workspace_bytes(p), like);
-                    p.workspace = memory.mutable_data_ptr();
-                    check_status(cpu::forward(p));
-                  },
-                  [](BackwardParams& p, const at::Tensor& like) {
-                    p.isa = cpu::isa();
-                    const at::Tensor memory = workspace(cpu::backward_workspace_bytes(p), like);
-                    p.workspace = memory.mutable_data_ptr();
-                    check_status(cpu::backward(p));
-                  }};
+void forward(ForwardParams& p, const at::Tensor&) {
+  p.isa = cpu::isa();
+  const cpu::Scratch memory(cpu::forward_workspace_bytes(p));
+  p.workspace = memory.data();
+  check_status(cpu::forward(p));
+}
+void backward(BackwardParams& p, const at::Tensor&) {
+  p.isa = cpu::isa();
+  const cpu::Scratch memory(cpu::backward_workspace_bytes(p));
+  p.workspace = memory.data();
+  check_status(cpu::backward(p));
+}
+at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  const at::Tensor t = at::empty(sizes, options);
+  cpu::prefer_huge_pages(t.mutable_data_ptr(), t.nbytes());
+  return t;
+}
+
+const Device kCpu{forward, backward, empty};
 
 }  // namespace
 
