@@ -2,11 +2,22 @@
 
 import torch  # noqa: F401  its libraries, and the OpenMP runtime with them, must be loaded before ours
 
-from ._C import build_info
+from ._C import build_info, set_weight_cache_limit, weight_cache_info
 from .convert import ConversionReport, convert, to_torch
 from .functional import lstm, rnn
 from .modules import LSTM, RNN
 
 __version__ = build_info()["version"]
 
-__all__ = ["LSTM", "RNN", "ConversionReport", "build_info", "convert", "lstm", "rnn", "to_torch"]
+__all__ = [
+    "LSTM",
+    "RNN",
+    "ConversionReport",
+    "build_info",
+    "convert",
+    "lstm",
+    "rnn",
+    "set_weight_cache_limit",
+    "to_torch",
+    "weight_cache_info",
+]

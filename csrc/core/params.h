@@ -65,8 +65,11 @@ struct ForwardParams {
   Rows h_n, c_n;  // [N, O], [N, H]
 
   void* reserve = nullptr;  // rows * reserve_width() elements of the compute type, kept for backward; null in inference
-  void* workspace =
-      nullptr;  // forward_workspace_bytes() / backward_workspace_bytes(), 64-byte aligned, free afterwards
+  // forward_workspace_bytes() / backward_workspace_bytes(), 64-byte aligned, free afterwards
+  void* workspace = nullptr;
+  // CPU forward only: memory for packed weights that outlives the call, packed_weights_bytes(); null: in the workspace.
+  void* packed = nullptr;
+  bool packed_before = false;  // it holds these very weights already
 };
 
 // In backward y and reserve are inputs, as forward left them; h_n and c_n are not used.

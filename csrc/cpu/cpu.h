@@ -16,6 +16,11 @@ int64_t reserve_width(int cell, DType dtype, int64_t hidden, int64_t projection)
 size_t forward_workspace_bytes(const ForwardParams& p);
 size_t backward_workspace_bytes(const BackwardParams& p);
 
+// Bytes of packed weights if the caller is to keep them (ForwardParams::packed); 0 if this call packs none.
+size_t packed_weights_bytes(const ForwardParams& p);
+// 64 bits that stand for the weights' content, however it changed. Weights' rows must be contiguous.
+uint64_t weights_fingerprint(const ForwardParams& p);
+
 Status forward(const ForwardParams& p);
 Status backward(const BackwardParams& p);
 

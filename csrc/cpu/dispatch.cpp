@@ -1,6 +1,7 @@
 // Chooses the ISA level at run time. This unit is compiled without ISA flags.
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -110,6 +111,27 @@ size_t backward_workspace_bytes(const BackwardParams& p) {
   if (!known(p) || nothing_to_do(p)) return 0;
   const Choice c = choose(p);
   return c.kernel.backward_bytes(p, c.plan);
+}
+size_t packed_weights_bytes(const ForwardParams& p) {
+  if (!known(p) || nothing_to_do(p)) return 0;
+  const Choice c = choose(p);
+  return c.plan.in_place ? 0 : c.kernel.packed_bytes(p, c.plan);
+}
+uint64_t weights_fingerprint(const ForwardParams& p) {
+  const int64_t gate_rows = cell_info(p.cell).gates * p.shape.hidden, size = size_of(p.dtype);
+  Bytes matrices[3];
+  int count = 0;
+  int64_t total = 0;
+  const auto add = [&](const ConstMatrix& m, int64_t rows, int64_t cols) {
+    matrices[count++] = {m.data, rows, cols * size, m.row_stride * size};
+    total += rows * cols * size;
+  };
+  add(p.w_ih, gate_rows, p.shape.input);
+  add(p.w_hh, gate_rows, p.shape.output());
+  if (p.shape.projection) add(p.w_hr, p.shape.projection, p.shape.hidden);
+  constexpr int64_t kWorthAThread = 256 << 10;
+  const auto threads = std::clamp<int64_t>(total / kWorthAThread, 1, std::max(p.threads, 1));
+  return kLevels[p.isa].table().fingerprint(matrices, count, static_cast<int>(threads));
 }
 Status forward(const ForwardParams& p) {
   if (!known(p)) return Status::kUnknownCell;

@@ -33,9 +33,11 @@ class Forward {
     Arena arena(p.workspace);
     const int64_t batch = steps_.batch(), block_rows = plan.forward_steps * batch;
     const bool projects = p.shape.projection > 0;
-    w_ih_ = weights(arena, p.w_ih, panels_, input_);
-    w_hh_ = weights(arena, p.w_hh, panels_, output_);
-    if (projects) w_hr_ = weights(arena, p.w_hr, out_panels_, hidden_);
+    Arena packed(p.packed), &home = p.packed ? packed : arena;
+    w_ih_ = weights(home, p.w_ih, panels_, input_);
+    w_hh_ = weights(home, p.w_hh, panels_, output_);
+    if (projects) w_hr_ = weights(home, p.w_hr, out_panels_, hidden_);
+    packed_bytes_ = home.used();
     bias_ = arena.take<C>(panels_ * kPanel<C>);
     h_stride_ = ceil_div(output_, kWidth) * kWidth + kWidth;  // not a power of two: rows fall into different cache sets
     h_[0] = arena.take<C>(batch * h_stride_);
@@ -57,6 +59,7 @@ class Forward {
   Forward& operator=(const Forward&) = delete;
 
   size_t bytes() const { return bytes_; }
+  size_t packed_bytes() const { return packed_bytes_; }
 
   void run() const {
     run_team(plan_.threads, [this](const Team& team) {
@@ -147,9 +150,10 @@ class Forward {
 
   void prepare(const Team& team) const {
     const auto gate = gate_rows();
-    if (!w_ih_.in_place()) pack_panels(team, storage_, p_.w_ih, w_ih_.packed, panels_, input_, gate);
-    if (!w_hh_.in_place()) pack_panels(team, storage_, p_.w_hh, w_hh_.packed, panels_, output_, gate);
-    if (p_.shape.projection && !w_hr_.in_place())
+    const bool pack = !p_.packed_before;
+    if (pack && !w_ih_.in_place()) pack_panels(team, storage_, p_.w_ih, w_ih_.packed, panels_, input_, gate);
+    if (pack && !w_hh_.in_place()) pack_panels(team, storage_, p_.w_hh, w_hh_.packed, panels_, output_, gate);
+    if (pack && p_.shape.projection && !w_hr_.in_place())
       pack_panels(team, storage_, p_.w_hr, w_hr_.packed, out_panels_, hidden_, output_rows());
     const Share mine = team.share(panels_);
     for (int64_t panel = mine.begin; panel < mine.end; panel++)
@@ -377,7 +381,7 @@ class Forward {
   Records<C> records_;             // in the reserve, or
   BlockRecords<C> block_records_;  // in the workspace when nothing is kept
   int64_t h_stride_, c_stride_;
-  size_t bytes_;
+  size_t packed_bytes_, bytes_;
 };
 
 }  // namespace lstmfast::LF_ISA

@@ -10,6 +10,13 @@ struct Kernel {
   void (*backward)(const BackwardParams&, const Plan&);
   size_t (*forward_bytes)(const ForwardParams&, const Plan&);
   size_t (*backward_bytes)(const BackwardParams&, const Plan&);
+  size_t (*packed_bytes)(const ForwardParams&, const Plan&);
+};
+
+// A matrix as bytes: rows of row_bytes, `stride` bytes apart.
+struct Bytes {
+  const void* data;
+  int64_t rows, row_bytes, stride;
 };
 
 struct KernelTable {
@@ -17,6 +24,7 @@ struct KernelTable {
   int tile_rows;
   int cells;
   const Kernel (*kernels)[kDTypes];  // [cells]
+  uint64_t (*fingerprint)(const Bytes* matrices, int count, int threads);
 };
 
 }  // namespace lstmfast::cpu

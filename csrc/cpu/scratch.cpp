@@ -7,17 +7,21 @@
 #include <new>
 
 namespace lstmfast::cpu {
-namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
-// A block begins with its own size; the memory handed out begins a cache line later. Blocks lie in a few slots, taken
-// and put back by atomic exchange: no lock that a fork could leave locked in the child.
+// A block begins with its own size; the memory handed out begins a cache line later.
 struct Header {
   size_t bytes;  // of the mapping
 };
-constexpr size_t kHeader = 64;
+
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20, kHeader = 64;
+size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+size_t with_header(size_t bytes) { return round_up(bytes + kHeader, bytes >= kHugePage ? kHugePage : 4096); }
+void* data_of(Header* block) { return reinterpret_cast<char*>(block) + kHeader; }
+
+// Blocks lie in a few slots, taken and put back by atomic exchange: no lock that a fork could leave locked in the
+// child.
 constexpr int kSlots = 4;
 std::atomic<Header*> slots[kSlots];
 std::atomic<size_t> kept{0};
@@ -62,26 +66,31 @@ void give_back(Header* block) {
 }  // namespace
 
 Scratch::Scratch(size_t bytes) {
-  bytes_ = round_up(bytes + kHeader, bytes >= kHugePage ? kHugePage : 4096);
+  const size_t wanted = with_header(bytes);
   Header* block = nullptr;
   for (auto& slot : slots) {
     if (!slot.load(std::memory_order_relaxed)) continue;
     Header* found = take(slot);
     if (!found) continue;
-    if (!block && found->bytes >= bytes_) {
+    if (!block && found->bytes >= wanted) {
       block = found;
       continue;
     }
     // Too small for this call, and so probably for the ones to come: its place is better used by a larger one.
-    if (found->bytes < bytes_)
+    if (found->bytes < wanted)
       unmap(found);
     else
       give_back(found);
   }
-  if (!block) block = map(bytes_);
-  data_ = reinterpret_cast<char*>(block) + kHeader;
+  if (!block) block = map(wanted);
+  data_ = data_of(block);
 }
 Scratch::~Scratch() { give_back(reinterpret_cast<Header*>(static_cast<char*>(data_) - kHeader)); }
+
+Pages::Pages(size_t bytes) : block_(map(with_header(bytes))) {}
+Pages::~Pages() { unmap(block_); }
+void* Pages::data() const { return data_of(block_); }
+size_t Pages::bytes() const { return block_->bytes; }
 
 size_t scratch_kept() { return kept.load(std::memory_order_relaxed); }
 void release_scratch() {

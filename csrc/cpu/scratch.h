@@ -18,7 +18,20 @@ class Scratch {
 
  private:
   void* data_;
-  size_t bytes_;
+};
+
+// Memory of its own, in huge pages if large enough; 64-byte aligned. Throws std::bad_alloc.
+class Pages {
+ public:
+  explicit Pages(size_t bytes);
+  ~Pages();
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+  void* data() const;
+  size_t bytes() const;  // all that it takes from the system
+
+ private:
+  struct Header* block_;
 };
 
 // What is kept for the next calls, in bytes; and how much may be.

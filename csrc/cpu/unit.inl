@@ -4,6 +4,7 @@
 //   LF_TILE_ROWS     rows of the register tile: what the registers hold beside kTileCols packs of the panel
 #include "../core/cells.h"
 #include "backward.inl"
+#include "fingerprint.inl"
 #include "forward.inl"
 #include "kernels.h"
 #include "vector_math.h"
@@ -26,6 +27,9 @@ struct Runner {
   static LF_NOINLINE size_t backward_bytes(const BackwardParams& p, const cpu::Plan& plan, const Storage<C>& s) {
     return B(p, plan, s).bytes();
   }
+  static LF_NOINLINE size_t packed_bytes(const ForwardParams& p, const cpu::Plan& plan, const Storage<C>& s) {
+    return F(p, plan, s).packed_bytes();
+  }
 };
 
 // Compute type C, storage type S.
@@ -41,7 +45,10 @@ struct Entry {
   static size_t backward_bytes(const BackwardParams& p, const cpu::Plan& plan) {
     return R::backward_bytes(p, plan, kStorage);
   }
-  static constexpr cpu::Kernel kKernel{forward, backward, forward_bytes, backward_bytes};
+  static size_t packed_bytes(const ForwardParams& p, const cpu::Plan& plan) {
+    return R::packed_bytes(p, plan, kStorage);
+  }
+  static constexpr cpu::Kernel kKernel{forward, backward, forward_bytes, backward_bytes, packed_bytes};
 };
 
 template <class... Cells>
@@ -50,7 +57,7 @@ const cpu::KernelTable& table_of(TypeList<Cells...>) {
   static constexpr cpu::Kernel kernels[][kDTypes] = {
       {Entry<Cells, float, float>::kKernel, Entry<Cells, double, double>::kKernel,
        Entry<Cells, float, BFloat16>::kKernel, Entry<Cells, float, Float16>::kKernel}...};
-  static constexpr cpu::KernelTable table{LF_VECTOR_BYTES, LF_TILE_ROWS, sizeof...(Cells), kernels};
+  static constexpr cpu::KernelTable table{LF_VECTOR_BYTES, LF_TILE_ROWS, sizeof...(Cells), kernels, fingerprint};
   return table;
 }
 

@@ -9,6 +9,7 @@
 
 #include "../core/cell_info.h"
 #include "../cpu/cpu.h"
+#include "../cpu/weight_cache.h"
 
 namespace py = pybind11;
 using namespace lstmfast;
@@ -88,6 +89,21 @@ py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t inp
   return d;
 }
 
+py::dict weight_cache_info() {
+  const cpu::WeightCacheInfo c = cpu::weight_cache_info();
+  py::dict d;
+  d["entries"] = c.entries;
+  d["bytes"] = c.bytes;
+  d["limit"] = c.limit;
+  d["hits"] = c.hits;
+  d["misses"] = c.misses;
+  return d;
+}
+void set_weight_cache_limit(int64_t bytes) {
+  if (bytes < 0) throw std::invalid_argument("bytes must not be negative, got " + std::to_string(bytes));
+  cpu::set_weight_cache_limit(bytes);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -99,6 +115,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &set_isa, py::arg("name"));
   m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("is_double"), py::arg("hidden_size"),
         py::arg("proj_size"));
+  m.def(
+      "weight_cache_info", &weight_cache_info,
+      "Packed weights that inference on the CPU keeps between calls: a dict of entries, bytes, limit (bytes), hits and "
+      "misses. An entry counts only while the weights' content is what it was packed from.");
+  m.def("set_weight_cache_limit", &set_weight_cache_limit, py::arg("bytes"),
+        "How many bytes of packed weights inference on the CPU may keep (256 MiB at first), the least recently used "
+        "going first; 0 keeps nothing. Raises ValueError if negative.");
   m.def("plan", &plan, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input_size"),
         py::arg("hidden_size"), py::arg("proj_size") = 0, py::arg("threads") = 1, py::arg("is_double") = false);
 }

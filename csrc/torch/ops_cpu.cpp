@@ -4,6 +4,7 @@
 
 #include "../cpu/cpu.h"
 #include "../cpu/scratch.h"
+#include "../cpu/weight_cache.h"
 #include "ops.h"
 
 namespace lstmfast {
@@ -15,9 +16,12 @@ void check_status(Status s) {
 
 void forward(ForwardParams& p, const at::Tensor&) {
   p.isa = cpu::isa();
+  // Weights that are trained change with every call: only inference keeps them packed.
+  cpu::PackedWeights packed(p, /*wanted=*/p.reserve == nullptr);
   const cpu::Scratch memory(cpu::forward_workspace_bytes(p));
   p.workspace = memory.data();
   check_status(cpu::forward(p));
+  packed.keep();
 }
 void backward(BackwardParams& p, const at::Tensor&) {
   p.isa = cpu::isa();
