@@ -6,7 +6,7 @@
 // the accumulators. Gate gradients exist for one block only, in cache while the weight gradients take them in; the
 // first step's are carried to the block before. Only what has a destination is computed.
 #pragma once
-#include "pack.inl"
+#include "direct.inl"
 #include "plan.h"
 
 namespace lstmfast::LF_ISA {
@@ -35,9 +35,9 @@ class Backward {
     const int64_t batch = steps_.batch();
     block_rows_ = min(plan.backward_steps * batch, p.shape.rows);
     const bool projects = p.shape.projection > 0;
-    w_hh_ = arena.take<C>(out_panels_ * depth_ * kPanel<C>, p.shape.steps > 1 || p.dh0.data);
-    w_ih_ = arena.take<C>(in_panels_ * depth_ * kPanel<C>, p.dx.data);
-    w_hr_ = arena.take<C>(hidden_panels_ * output_ * kPanel<C>, projects);
+    if (p.shape.steps > 1 || p.dh0.data) w_hh_ = weights(arena, p.w_hh, out_panels_, depth_);
+    if (p.dx.data) w_ih_ = weights(arena, p.w_ih, in_panels_, depth_);
+    if (projects) w_hr_.packed = arena.take<C>(hidden_panels_ * output_ * kPanel<C>);
     dgates_ = arena.take<C>(panels_ * block_rows_ * kPanel<C>);
     carry_ = arena.take<C>(panels_ * batch * kPanel<C>);
     zero_ = arena.take<C>(kPanel<C>);
@@ -50,11 +50,14 @@ class Backward {
     dx_block_ = arena.take<C>(block_rows_ * input_, !storage.is_compute && p.dx.data);
     sums_ = arena.take<C>(max(out_panels_, projects ? hidden_panels_ : 0) * batch * kPanel<C>);
     dx_sums_ = arena.take<C>(block_rows_ * kPanel<C>, p.dx.data);
-    x_cols_ = arena.take<C>(block_rows_ * input_, p.dw_ih.data);
-    h_cols_ = arena.take<C>(block_rows_ * output_, p.dw_hh.data);
+    direct_ih_ = plan.in_place && p.dw_ih.data && writable_in_place(p.dw_ih);
+    direct_hh_ = plan.in_place && p.dw_hh.data && writable_in_place(p.dw_hh);
+    const bool packs_ih = p.dw_ih.data && !direct_ih_, packs_hh = p.dw_hh.data && !direct_hh_;
+    x_cols_ = arena.take<C>(block_rows_ * input_, packs_ih);
+    h_cols_ = arena.take<C>(block_rows_ * output_, packs_hh);
     m_cols_ = arena.take<C>(block_rows_ * hidden_, p.dw_hr.data);
-    dw_ih_ = arena.take<C>(panels_ * input_ * kPanel<C>, p.dw_ih.data);
-    dw_hh_ = arena.take<C>(panels_ * output_ * kPanel<C>, p.dw_hh.data);
+    dw_ih_ = arena.take<C>(panels_ * input_ * kPanel<C>, packs_ih);
+    dw_hh_ = arena.take<C>(panels_ * output_ * kPanel<C>, packs_hh);
     dw_hr_ = arena.take<C>(out_panels_ * hidden_ * kPanel<C>, p.dw_hr.data);
     db_ = arena.take<C>(panels_ * kPanel<C>, p.db_ih.data || p.db_hh.data);
     bytes_ = arena.used();
@@ -103,12 +106,35 @@ class Backward {
   bool by_batch() const { return plan_.split == cpu::Split::kBatch; }
   TileCut tiles() const { return TileCut(steps_.batch()); }
 
+  Weights<C> weights(Arena& arena, const ConstMatrix& src, int64_t col_panels, int64_t depth) const {
+    if (plan_.in_place && storage_.is_compute && src.col_stride == 1)
+      return {nullptr, static_cast<const C*>(src.data), src.row_stride};
+    return {arena.take<C>(col_panels * depth * kPanel<C>), nullptr, 0};
+  }
+  bool writable_in_place(const Matrix& m) const {
+    static_assert(cpu::kInPlaceRows <= kMostDirectRows);
+    return storage_.is_compute && m.col_stride == 1;
+  }
+  // The row of W_ih, W_hh behind place k of the gate gradients.
+  auto gate_at() const {
+    return [this](int64_t k) { return gate_row<Cell, C>(k / kPanel<C>, k % kPanel<C>, hidden_); };
+  }
+  // acc += gate gradients a times a piece of column panel `panel` of W_ih or W_hh, which has `cols` columns
+  template <int M>
+  LF_INLINE void multiply(Tile<C, M>& acc, const PaneledRows<M, C>& a, const Weights<C>& w, int64_t panel, int64_t cols,
+                          const Operand<C>& piece) const {
+    const int64_t col = panel * kPanel<C>;
+    if (w.in_place())
+      multiply_add_rows<M, C>(acc, a, w.rows + col, w.row_stride, depth_, cols - col, gate_at());
+    else
+      multiply_add<M, C>(acc, a, piece.weights, piece.at, piece.ahead);
+  }
+
   void prepare(const Team& team) const {
-    const auto gate = [this](int64_t k) { return gate_row<Cell, C>(k / kPanel<C>, k % kPanel<C>, hidden_); };
-    if (w_hh_) pack_transposed(team, storage_, p_.w_hh, w_hh_, depth_, output_, gate);
-    if (p_.dx.data) pack_transposed(team, storage_, p_.w_ih, w_ih_, depth_, input_, gate);
-    if (p_.shape.projection)
-      pack_transposed(team, storage_, p_.w_hr, w_hr_, output_, hidden_, [](int64_t k) { return k; });
+    if (w_hh_.packed) pack_transposed(team, storage_, p_.w_hh, w_hh_.packed, depth_, output_, gate_at());
+    if (w_ih_.packed) pack_transposed(team, storage_, p_.w_ih, w_ih_.packed, depth_, input_, gate_at());
+    if (w_hr_.packed)
+      pack_transposed(team, storage_, p_.w_hr, w_hr_.packed, output_, hidden_, [](int64_t k) { return k; });
     clear(team, dgates_, panels_ * block_rows_ * kPanel<C>);  // padded units are never written, and must be zero
     clear(team, zero_, kPanel<C>);
     clear(team, db_, panels_ * kPanel<C>);
@@ -171,10 +197,10 @@ class Backward {
   // Works through this thread's part of a step's tiles: [column panels] x [tiles of sequences] of a product with packed
   // weights of the given depth. Calls f(Int<rows>, column panel, first sequence, piece of the depth).
   template <class F>
-  void for_my_tiles(const Team& team, int64_t t, int64_t col_panels, const C* weights, int64_t depth,
+  void for_my_tiles(const Team& team, int64_t t, int64_t col_panels, const Weights<C>& weights, int64_t depth,
                     const F& f) const {
     const TileCut cut = tiles();
-    const int64_t active = steps_.active(t), size = depth * kPanel<C>;
+    const int64_t active = steps_.active(t);
     const Share mine = by_batch() ? Share{0, col_panels * cut.tiles} : team.share(col_panels * cut.tiles);
     const Share rows_of_me = by_batch() ? team.share(cut.tiles) : Share{0, cut.tiles};
     const int64_t begin = mine.begin / cut.tiles, end = ceil_div(mine.end, cut.tiles);
@@ -183,23 +209,17 @@ class Backward {
     for (int64_t i = 0; i < end - begin; i++) {
       const int64_t panel = panel_at(i), before = panel * cut.tiles;
       const Share here{max(rows_of_me.begin, mine.begin - before), min(rows_of_me.end, mine.end - before)};
-      for_each_piece<C>(weights + panel * size, depth, i + 1 < end - begin ? weights + panel_at(i + 1) * size : nullptr,
-                        [&](const Piece& piece, const C* w, const C* next) {
-                          for (int64_t tile = here.begin; tile < here.end; tile++) {
-                            const int64_t n = cut.begin(tile), rows = min(cut.begin(tile + 1), active) - n;
-                            if (rows <= 0) break;
-                            const Operand operand{piece, w, share_of(next, tile - here.begin, piece)};
-                            with_rows(rows, [&](auto m) { f(m, panel, n, operand); });
-                          }
-                        });
+      for_pieces_of(weights, panel, i + 1 < end - begin ? panel_at(i + 1) : -1, depth,
+                    [&](const Piece& piece, const C* w, const C* next) {
+                      for (int64_t tile = here.begin; tile < here.end; tile++) {
+                        const int64_t n = cut.begin(tile), rows = min(cut.begin(tile + 1), active) - n;
+                        if (rows <= 0) break;
+                        const Operand<C> operand{piece, w, share_of(next, tile - here.begin, piece)};
+                        with_rows(rows, [&](auto m) { f(m, panel, n, operand); });
+                      }
+                    });
     }
   }
-  // A piece of a panel of weights as one tile sees it.
-  struct Operand {
-    Piece at;
-    const C* weights;
-    Ahead<C> ahead;
-  };
   // Where a tile of a step keeps its sums between two pieces.
   C* sums_at(int64_t panel, int64_t n) const { return sums_ + (panel * steps_.batch() + n) * kPanel<C>; }
   template <int M>
@@ -214,19 +234,20 @@ class Backward {
   }
 
   void step_back(const Team& team, const Block& block, int64_t t) const {
-    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto m, int64_t panel, int64_t n, const Operand& piece) {
+    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto m, int64_t panel, int64_t n, const Operand<C>& piece) {
       hidden_tile<decltype(m)::value>(block, t, panel, n, piece);
     });
     if (!p_.shape.projection) return;
     if (!by_batch()) team.meet();
-    for_my_tiles(team, t, hidden_panels_, w_hr_, output_, [&](auto m, int64_t panel, int64_t n, const Operand& piece) {
-      projected_tile<decltype(m)::value>(block, t, panel, n, piece);
-    });
+    for_my_tiles(team, t, hidden_panels_, w_hr_, output_,
+                 [&](auto m, int64_t panel, int64_t n, const Operand<C>& piece) {
+                   projected_tile<decltype(m)::value>(block, t, panel, n, piece);
+                 });
   }
 
   // dh = dY + dh_n where the sequence ends here + (gate gradients of the following step) W_hh where it goes on
   template <int M>
-  LF_NOINLINE void hidden_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand& piece) const {
+  LF_NOINLINE void hidden_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand<C>& piece) const {
     const int64_t continued = steps_.continued(t);
     Tile<C, M> acc;
     if (n < continued) {
@@ -234,8 +255,8 @@ class Backward {
         incoming<M>(acc, block, t, panel, n);
       else
         load_sums<M>(acc, sums_at(panel, n));
-      multiply_add<M, C>(acc, rows_of(gate_gradients(block, steps_.following(t)), n, continued, Int<M>{}),
-                         piece.weights, piece.at, piece.ahead);
+      multiply<M>(acc, rows_of(gate_gradients(block, steps_.following(t)), n, continued, Int<M>{}), w_hh_, panel,
+                  output_, piece);
     }
     if (!piece.at.last) {
       if (n < continued) store_sums<M>(sums_at(panel, n), acc);
@@ -276,7 +297,8 @@ class Backward {
   }
   // Through the projection: gradient of the cell's output = dh W_hr
   template <int M>
-  LF_NOINLINE void projected_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand& piece) const {
+  LF_NOINLINE void projected_tile(const Block& block, int64_t t, int64_t panel, int64_t n,
+                                  const Operand<C>& piece) const {
     PaneledRows<M, C> dh;
     for (int r = 0; r < M; r++) {
       dh.base[r] = dh_ + (steps_.rows(block.begin, t) + n + r) * kPanel<C>;
@@ -329,18 +351,17 @@ class Backward {
   void initial_state_gradient(const Team& team, const Block& block, int64_t t) const {
     const int64_t started = steps_.started(t);
     if (!p_.dh0.data || started == steps_.active(t)) return;
-    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto m, int64_t panel, int64_t n, const Operand& piece) {
+    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto m, int64_t panel, int64_t n, const Operand<C>& piece) {
       initial_state_tile<decltype(m)::value>(block, t, panel, n, started, piece);
     });
   }
   template <int M>
   LF_NOINLINE void initial_state_tile(const Block& block, int64_t t, int64_t panel, int64_t n, int64_t started,
-                                      const Operand& piece) const {
+                                      const Operand<C>& piece) const {
     if (n + M <= started) return;
     Tile<C, M> acc = {};
     if (!piece.at.first) load_sums<M>(acc, sums_at(panel, n));
-    multiply_add<M, C>(acc, rows_of(gate_gradients(block, t), n, n + M, Int<M>{}), piece.weights, piece.at,
-                       piece.ahead);
+    multiply<M>(acc, rows_of(gate_gradients(block, t), n, n + M, Int<M>{}), w_hh_, panel, output_, piece);
     if (!piece.at.last) return store_sums<M>(sums_at(panel, n), acc);
     for (int r = 0; r < M; r++) {
       if (n + r < started) continue;
@@ -400,6 +421,8 @@ class Backward {
     if (x_cols_) outer_product(team, dw_ih_, x_cols_, input_, dgates_, panels_, rows, first);
     if (h_cols_) outer_product(team, dw_hh_, h_cols_, output_, dgates_, panels_, rows, first);
     if (m_cols_) outer_product(team, dw_hr_, m_cols_, hidden_, dh_, out_panels_, rows, first);
+    if (direct_ih_) write_gradient(team, p_.dw_ih, input_, [this](int64_t t, int64_t n) { return x_at(t, n); });
+    if (direct_hh_) write_gradient(team, p_.dw_hh, output_, [this](int64_t t, int64_t n) { return h_before(t, n); });
     if (!db_) return;
     const Share mine = team.share(panels_);
     for (int64_t panel = mine.begin; panel < mine.end; panel++) {
@@ -410,6 +433,14 @@ class Backward {
       C* to = db_ + panel * kPanel<C>;
       for (int j = 0; j < kTileCols; j++) store(to + j * kWidth, load(to + j * kWidth) + sum[j]);
     }
+  }
+  // The whole gradient at once: a call that is in place is one block.
+  template <class RowAt>
+  void write_gradient(const Team& team, const Matrix& dw, int64_t cols, const RowAt& row_at) const {
+    const C* x[kMostDirectRows];
+    RowCursor cursor{steps_, 0};
+    for (int64_t i = 0; i < p_.shape.rows; i++, cursor.next()) x[i] = static_cast<const C*>(row_at(cursor.t, cursor.n));
+    write_outer(team, dw, cols, x, p_.shape.rows, dgates_, block_rows_ * kPanel<C>, depth_, gate_at());
   }
   void outer_product(const Team& team, C* dst, const C* x, int64_t cols, const C* g, int64_t panels, int64_t rows,
                      bool first) const {
@@ -435,21 +466,20 @@ class Backward {
     const Share mine = team.share(cut.tiles);
     RowCursor first{steps_, block.begin};
     for (int64_t i = 0; i < cut.begin(mine.begin); i++) first.next();
-    const int64_t size = depth_ * kPanel<C>;
     for (int64_t panel = 0; panel < in_panels_; panel++)
-      for_each_piece<C>(w_ih_ + panel * size, depth_, panel + 1 < in_panels_ ? w_ih_ + (panel + 1) * size : nullptr,
-                        [&](const Piece& piece, const C* weights, const C* next) {
-                          RowCursor cursor = first;
-                          for (int64_t i = mine.begin; i < mine.end; i++) {
-                            const Operand operand{piece, weights, share_of(next, i - mine.begin, piece)};
-                            with_rows(cut.begin(i + 1) - cut.begin(i), [&](auto m) {
-                              input_tile<decltype(m)::value>(cursor, panel, cut.begin(i), operand);
-                            });
-                          }
+      for_pieces_of(w_ih_, panel, panel + 1 < in_panels_ ? panel + 1 : -1, depth_,
+                    [&](const Piece& piece, const C* weights, const C* next) {
+                      RowCursor cursor = first;
+                      for (int64_t i = mine.begin; i < mine.end; i++) {
+                        const Operand<C> operand{piece, weights, share_of(next, i - mine.begin, piece)};
+                        with_rows(cut.begin(i + 1) - cut.begin(i), [&](auto m) {
+                          input_tile<decltype(m)::value>(cursor, panel, cut.begin(i), operand);
                         });
+                      }
+                    });
   }
   template <int M>
-  LF_NOINLINE void input_tile(RowCursor& cursor, int64_t panel, int64_t first, const Operand& piece) const {
+  LF_NOINLINE void input_tile(RowCursor& cursor, int64_t panel, int64_t first, const Operand<C>& piece) const {
     PaneledRows<M, C> dgates;
     C* dx[M];
     for (int r = 0; r < M; r++, cursor.next()) {
@@ -459,7 +489,7 @@ class Backward {
     }
     Tile<C, M> acc = {};
     if (!piece.at.first) load_sums<M>(acc, dx_sums_ + first * kPanel<C>);
-    multiply_add<M, C>(acc, dgates, piece.weights, piece.at, piece.ahead);
+    multiply<M>(acc, dgates, w_ih_, panel, input_, piece);
     if (!piece.at.last) return store_sums<M>(dx_sums_ + first * kPanel<C>, acc);
     for (int r = 0; r < M; r++)
       for (int j = 0; j < kTileCols; j++) {
@@ -502,7 +532,8 @@ class Backward {
   const Storage<C>& storage_;
   const Steps steps_;
   const int64_t input_, hidden_, output_, panels_, depth_, in_panels_, out_panels_, hidden_panels_;
-  C *w_hh_, *w_ih_, *w_hr_;           // packed for the way back: [column panel][depth][kPanel]
+  Weights<C> w_hh_, w_ih_, w_hr_;     // packed for the way back: [column panel][depth][kPanel]
+  bool direct_ih_, direct_hh_;        // dW is written where the caller wants it
   C *dgates_, *carry_, *zero_;        // [panel][rows of a block][kPanel], [panel][N][kPanel], [kPanel]
   C *dc_, *c0_, *dh_n_;               // [N][c_stride], [N][c_stride], [N][O]
   C* dh_;                             // [column panel of O][rows of a block][kPanel], with a projection only

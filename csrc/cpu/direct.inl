@@ -17,6 +17,17 @@ struct Weights {
   bool in_place() const { return rows != nullptr; }
 };
 
+// Works through panel `panel` of the weights piece by piece: f(piece, weights of the piece, weights to fetch on the
+// way). `following` is the panel that is used after this one, -1 if that is far off. Read in place they are one piece.
+template <class C, class F>
+LF_INLINE void for_pieces_of(const Weights<C>& w, int64_t panel, int64_t following, int64_t depth, const F& f) {
+  const int64_t size = depth * kPanel<C>;
+  if (w.in_place())
+    f(Piece{0, depth, true, true}, nullptr, nullptr);
+  else
+    for_each_piece<C>(w.packed + panel * size, depth, following < 0 ? nullptr : w.packed + following * size, f);
+}
+
 // Whether the caller's rows can be read by packs.
 template <class C>
 LF_INLINE bool readable_in_place(const ConstMatrix& m, const Storage<C>& storage, int64_t depth) {
@@ -56,6 +67,49 @@ LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const Til
         }
       }
       acc[r][j] += sums_of<C>(sums);
+    }
+  }
+}
+
+// acc[r] += sum over k of a[r][k] * row(k), for the way back: here depth runs over rows of the weights, row_of(k), and
+// the tile's columns over theirs, `left` of which exist. Padding in the depth (row_of(k) < 0) has no gradient.
+template <int M, class C, class RowOf>
+LF_NOINLINE void multiply_add_rows(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* columns, int64_t row_stride,
+                                   int64_t depth, int64_t left, const RowOf& row_of) {
+  const C* row[M];
+  for (int r = 0; r < M; r++) row[r] = a.base[r];
+  for (int64_t begin = 0; begin < depth; begin += kPanel<C>) {
+    for (int64_t k = 0; k < min(kPanel<C>, depth - begin); k++) {
+      const int64_t at = row_of(begin + k);
+      if (at < 0) continue;
+      const C* from = columns + at * row_stride;
+      for (int j = 0; j < kTileCols; j++) {
+        const Vec<C> w = load_first(from + j * kLanes<C>, left - j * kLanes<C>);
+        for (int r = 0; r < M; r++) acc[r][j] += row[r][k] * w;
+      }
+    }
+    for (int r = 0; r < M; r++) row[r] += a.stride[r];
+  }
+}
+
+// A weight gradient written where the caller wants it: row row_of(k) of dst = sum over r of g(r, k) * x[r], for this
+// thread's part of the depth. g(r, k) lies at g + r * kPanel + k in panels `stride` apart; a null x[r] is a row of
+// zeros.
+constexpr int kMostDirectRows = 8;
+template <class C, class RowOf>
+void write_outer(const Team& team, const Matrix& dst, int64_t cols, const C* const (&x)[kMostDirectRows], int64_t rows,
+                 const C* g, int64_t stride, int64_t depth, const RowOf& row_of) {
+  const Share mine = team.share(depth);
+  for (int64_t k = mine.begin; k < mine.end; k++) {
+    const int64_t at = row_of(k);
+    if (at < 0) continue;
+    C* to = static_cast<C*>(dst.data) + at * dst.row_stride;
+    const C* factors = g + k / kPanel<C> * stride + k % kPanel<C>;
+    for (int64_t c = 0; c < cols; c += kLanes<C>) {
+      Vec<C> sum{};
+      for (int64_t r = 0; r < rows; r++)
+        if (x[r]) sum += factors[r * kPanel<C>] * load_first(x[r] + c, cols - c);
+      store_first(to + c, sum, cols - c);
     }
   }
 }

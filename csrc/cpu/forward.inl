@@ -100,13 +100,6 @@ class Forward {
   }
   int parity(int64_t t) const { return static_cast<int>((steps_.reverse() ? steps_.count() - 1 - t : t) & 1); }
 
-  // A piece of a panel as one tile sees it.
-  struct Operand {
-    Piece at;
-    const C* weights;
-    Ahead<C> ahead;
-  };
-
   Weights<C> weights(Arena& arena, const ConstMatrix& src, int64_t panels, int64_t depth) const {
     if (plan_.in_place && readable_in_place(src, storage_, depth))
       return {nullptr, static_cast<const C*>(src.data), src.row_stride};
@@ -118,20 +111,10 @@ class Forward {
   auto output_rows() const {
     return [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); };
   }
-  // Works through panel `panel` of the weights piece by piece: f(piece, weights of the piece, weights to fetch on the
-  // way). `following` is the panel that is used after this one, -1 if that is far off.
-  template <class F>
-  LF_INLINE void for_pieces_of(const Weights<C>& w, int64_t panel, int64_t following, int64_t depth, const F& f) const {
-    const int64_t size = depth * kPanel<C>;
-    if (w.in_place())
-      f(Piece{0, depth, true, true}, nullptr, nullptr);
-    else
-      for_each_piece<C>(w.packed + panel * size, depth, following < 0 ? nullptr : w.packed + following * size, f);
-  }
   // acc += rows a times a piece of panel `panel`; on the spot in a step, where the cell takes over the accumulators
   template <int M, bool on_the_spot, class RowOf>
-  LF_INLINE void multiply(Tile<C, M>& acc, const C* (&a)[M], const Weights<C>& w, int64_t panel, const Operand& piece,
-                          const RowOf& row_of) const {
+  LF_INLINE void multiply(Tile<C, M>& acc, const C* (&a)[M], const Weights<C>& w, int64_t panel,
+                          const Operand<C>& piece, const RowOf& row_of) const {
     const int64_t depth = piece.at.end - piece.at.begin;
     for (int r = 0; r < M; r++) a[r] += piece.at.begin;
     if (w.in_place()) {
@@ -218,7 +201,7 @@ class Forward {
         int64_t count = 0;
         RowCursor cursor{steps_, block.begin};
         const auto tile = [&](int64_t rows) {
-          const Operand operand{piece, weights, share_of(next, count++, piece)};
+          const Operand<C> operand{piece, weights, share_of(next, count++, piece)};
           with_rows(rows, [&](auto m) { project_tile<decltype(m)::value>(block, cursor, panel, operand); });
         };
         if (by_batch()) {
@@ -236,7 +219,7 @@ class Forward {
     }
   }
   template <int M>
-  LF_NOINLINE void project_tile(const Block& block, RowCursor& cursor, int64_t panel, const Operand& piece) const {
+  LF_NOINLINE void project_tile(const Block& block, RowCursor& cursor, int64_t panel, const Operand<C>& piece) const {
     C* out = record_at(cursor.t, panel, cursor.n);  // the rows of a block lie side by side
     const C* x[M];
     for (int r = 0; r < M; r++, cursor.next()) x[r] = x_row(block, cursor.t, cursor.n);
@@ -263,7 +246,7 @@ class Forward {
       const int64_t panel = panel_at(i), following = i + 1 < count ? panel_at(i + 1) : -1;
       for_pieces_of(w_hh_, panel, following, output_, [&](const Piece& piece, const C* weights, const C* next) {
         for_tiles(mine, active, [&](auto m, int64_t n, int64_t nth) {
-          step_tile<decltype(m)::value>(block, t, panel, n, Operand{piece, weights, share_of(next, nth, piece)});
+          step_tile<decltype(m)::value>(block, t, panel, n, Operand<C>{piece, weights, share_of(next, nth, piece)});
         });
       });
     }
@@ -279,7 +262,7 @@ class Forward {
     }
   }
   template <int M>
-  LF_NOINLINE void step_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand& piece) const {
+  LF_NOINLINE void step_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand<C>& piece) const {
     C* record = record_at(t, panel, n);
     const C* h[M];
     Tile<C, M> acc;
@@ -326,7 +309,7 @@ class Forward {
       const int64_t following = panel + 1 < panels.end ? panel + 1 : -1;
       for_pieces_of(w_hr_, panel, following, hidden_, [&](const Piece& piece, const C* weights, const C* next) {
         for_tiles(mine, steps_.active(t), [&](auto m, int64_t n, int64_t nth) {
-          const Operand operand{piece, weights, share_of(next, nth, piece)};
+          const Operand<C> operand{piece, weights, share_of(next, nth, piece)};
           project_output_tile<decltype(m)::value>(block, t, panel, n, operand);
         });
       });
@@ -334,7 +317,7 @@ class Forward {
   }
   template <int M>
   LF_NOINLINE void project_output_tile(const Block& block, int64_t t, int64_t panel, int64_t n,
-                                       const Operand& piece) const {
+                                       const Operand<C>& piece) const {
     const int64_t col = panel * kPanel<C>;
     const C* in[M];
     C* out[M];  // h, and until the last piece its partial sums

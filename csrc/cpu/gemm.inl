@@ -83,6 +83,14 @@ LF_INLINE Ahead<C> share_of(const C* next, int64_t tile, const Piece& piece) {
   return next && tile < kTiles ? Ahead<C>{next + tile * depth * kLine, kLine} : Ahead<C>{next, 0};
 }
 
+// A piece of a panel as one tile sees it.
+template <class C>
+struct Operand {
+  Piece at;
+  const C* weights;
+  Ahead<C> ahead;
+};
+
 // acc[r] += sum over k of a[r][k] * w[k], k in [0, depth)
 //
 // Inline where the accumulators go straight on to the cell; the functions below are the same behind a call, one per
