@@ -84,6 +84,7 @@ LF_NOINLINE void multiply_add_rows(Tile<C, M>& acc, const PaneledRows<M, C>& a, 
       if (at < 0) continue;
       const C* from = columns + at * row_stride;
       for (int j = 0; j < kTileCols; j++) {
+        __builtin_prefetch(from + 8 * row_stride + j * kLanes<C>);  // rows may lie pages apart
         const Vec<C> w = load_first(from + j * kLanes<C>, left - j * kLanes<C>);
         for (int r = 0; r < M; r++) acc[r][j] += row[r][k] * w;
       }
