@@ -1,0 +1,60 @@
+// Calls drawn at random, with a liking for sizes around the edges of warps, tiles and vectors.
+#pragma once
+#include "check_call.h"
+#include "cpp/check.h"
+
+namespace lstmfast {
+
+struct RandomCall {
+  Problem problem;
+  Layout layout;
+
+  RandomCall() = default;
+  RandomCall(std::mt19937_64& random, const std::vector<DType>& dtypes, bool projections) {
+    const auto pick = [&](std::initializer_list<int64_t> list) { return list.begin()[random() % list.size()]; };
+    const auto chance = [&](uint64_t in) { return random() % in == 0; };
+    Problem& p = problem;
+    p.cell = static_cast<int>(random() % kCells);
+    p.dtype = dtypes[random() % dtypes.size()];
+    p.steps = pick({1, 2, 3, 5});
+    p.batch = pick({1, 2, 7, 8, 9, 17});
+    p.input = pick({1, 3, 8, 17});
+    p.hidden = pick({1, 3, 8, 16, 20, 33});
+    if (projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
+    if (p.projection >= p.hidden) p.projection = 0;
+    p.reverse = chance(2);
+    if (chance(2)) {
+      int64_t n = p.batch;
+      for (int64_t t = 0; t < p.steps; t++) {
+        p.sizes.push_back(n);
+        if (chance(2)) n = 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(n));
+      }
+    }
+    fill(p, random, !chance(3), !chance(4));
+    if (chance(4)) p.dy.clear();
+    if (chance(4)) p.dh_n.clear();
+    if (chance(4)) p.dc_n.clear();
+    Layout& l = layout;
+    l.batch_first = chance(3), l.gaps = chance(3);
+    l.transposed_weights = chance(4), l.strided = !l.transposed_weights && chance(4);
+    l.one_h0 = !p.h0.empty() && chance(4);
+    if (l.one_h0)
+      for (int64_t i = p.output(); i < static_cast<int64_t>(p.h0.size()); i++) p.h0[i] = p.h0[i % p.output()];
+    l.shift = chance(2) ? static_cast<int>(random() % 4) : 0;
+    l.accumulate_dx = chance(3);
+    if (chance(3)) l.unwanted = static_cast<unsigned>(random()) & ((1u << kGradients) - 1);
+  }
+};
+
+inline double check_call(const RandomCall& call, const Run& run) {
+  CallCheck check(call.problem, call.layout, run);
+  const std::string errors = check();
+  if (!errors.empty()) {
+    std::printf("%s seed=%llu: %s\n", to_string(call.problem, call.layout).c_str(),
+                static_cast<unsigned long long>(run.seed), errors.c_str());
+    failures()++;
+  }
+  return check.worst();
+}
+
+}  // namespace lstmfast
