@@ -7,16 +7,17 @@ namespace {
 
 class Backward : public Call {
  public:
-  Backward(const BackwardParams& p, const Context& context) : Call(p, context), q_(p) {
+  Backward(const BackwardParams& p, const Context& context) : Call(p, context, true), q_(p) {
     const int64_t batch = p.shape.batch, width = gates_ * hidden_;
     if (p.dw_ih.data) take_input();
-    take_offsets(p.dw_hh.data);
+    take_offsets(p.dw_hh.data || is_persistent());
+    if (is_persistent()) take_exchange();
     if (p.dx.data) w_ih_ = operand(p.w_ih, width, input_);
-    w_hh_ = operand(p.w_hh, width, output_);
+    w_hh_ = is_persistent() ? Operand{p.w_hh} : operand(p.w_hh, width, output_);
     w_hr_ = operand(p.w_hr, output_, hidden_);
     dgates_ = take(rows_ * width * size_);
-    dh_ = take(batch * output_ * compute_size_);
-    dc_ = take(batch * hidden_ * compute_size_, has_c_);
+    dh_ = take(batch * output_ * compute_size_, !is_persistent());
+    dc_ = take(batch * hidden_ * compute_size_, has_c_ && !is_persistent());
     projected_dh_ = take(rows_ * output_ * size_, projects_);
     cell_dh_ = take(batch * hidden_ * compute_size_, projects_);
     h_before_ = take(rows_ * output_ * size_, p.dw_hh.data);
@@ -24,8 +25,12 @@ class Backward : public Call {
   }
 
   Result run_call() {
-    w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
-    for (int64_t i = steps_.count() - 1; i >= 0; i--) take_step_back(steps_.at(i));
+    if (is_persistent()) {
+      step_back_persistently();
+    } else {
+      w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
+      for (int64_t i = steps_.count() - 1; i >= 0; i--) take_step_back(steps_.at(i));
+    }
     input_gradient();
     weight_gradients();
     return result_;
@@ -37,6 +42,17 @@ class Backward : public Call {
   // to [n, O] = dgates W_hh
   void gradient_of_h(const ConstMatrix& dgates, int64_t n, const Matrix& to, bool compute) {
     gemm("dgates w_hh", compute, n, output_, gates_ * hidden_, dgates, w_hh_.source, to);
+  }
+
+  void step_back_persistently() {
+    PersistentBackward b{};
+    static_cast<PersistentCall&>(b) = persistent_call(p_.w_hh);
+    b.gates = reserve_.gates;
+    b.dy = q_.dy, b.dh_n = q_.dh_n, b.dh0 = q_.dh0;
+    if (has_c_) b.c = reserve_.c, b.dc_n = q_.dc_n, b.dc0 = q_.dc0;
+    b.dgates = dgates_;
+    const auto* unit = persistent_backward(p_.dtype, plan_.multiplier);
+    run(unit->launch, b);
   }
 
   void take_step_back(int64_t t) {
@@ -87,7 +103,7 @@ class Backward : public Call {
     const ConstMatrix dgates = transposed(dgates_at(0));
     if (q_.dw_ih.data) gemm("dgates x", false, width, input_, rows_, dgates, readable_input(), q_.dw_ih);
     if (q_.dw_hh.data) {
-      upload_offsets_if_packed();
+      if (!is_persistent()) upload_offsets_if_packed();
       run(kernels_.previous_states, PreviousStates{rows_, output_, steps_.count(), p_.shape.batch, p_.shape.reverse,
                                                    offsets_, readonly(p_.y), p_.h0, h_before_});
       gemm("dgates h", false, width, output_, rows_, dgates, {h_before_, output_, 1}, q_.dw_hh);

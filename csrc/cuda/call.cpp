@@ -24,7 +24,27 @@ MatrixOf<T> normalized(MatrixOf<T> m, int64_t rows, int64_t columns) {
 
 }  // namespace
 
-Call::Call(const ForwardParams& p, const Context& context)
+Request request_for(const ForwardParams& p, const Context& context, bool backward) {
+  Request r;
+  r.backward = backward;
+  r.gates = cell_info(p.cell).gates;
+  r.dtype = p.dtype;
+  r.tf32 = context.allow_tf32;
+  r.batch = p.shape.batch, r.hidden = p.shape.hidden, r.projection = p.shape.projection;
+  return r;
+}
+Plan plan_for(const ForwardParams& p, const Context& context, bool backward) {
+  Plan general;
+  general.reason = "asked for";
+  if (!context.persistent) return general;
+  general.reason = "the cell has no persistent kernel";
+  if (p.cell >= kPersistentCells) return general;
+  return make_plan(request_for(p, context, backward), context.gpu, context.candidate);
+}
+Plan forward_plan(const ForwardParams& p, const Context& context) { return plan_for(p, context, false); }
+Plan backward_plan(const BackwardParams& p, const Context& context) { return plan_for(p, context, true); }
+
+Call::Call(const ForwardParams& p, const Context& context, bool backward)
     : p_(p),
       context_(context),
       kernels_(step_kernels(p.dtype)),
@@ -38,6 +58,8 @@ Call::Call(const ForwardParams& p, const Context& context)
       compute_size_(compute_size_of(p.dtype)),
       has_c_(cell_info(p.cell).states > 1),
       projects_(p.shape.projection > 0),
+      request_(request_for(p, context, backward)),
+      plan_(plan_for(p, context, backward)),
       arena_(p.workspace) {
   if (!p.reserve) return;
   reserve_.gates = static_cast<char*>(p.reserve);
@@ -63,6 +85,10 @@ void Call::take_initial_state() {
 void Call::take_offsets(bool wanted) {
   offsets_ = static_cast<int64_t*>(
       arena_.take((p_.shape.steps + 1) * static_cast<int64_t>(sizeof(int64_t)), wanted && p_.shape.offsets));
+}
+
+void Call::take_exchange() {
+  exchange_ = static_cast<char*>(arena_.take(flag_bytes() + exchange_bytes(), plan_.regime == Regime::kWholeGpu));
 }
 
 void Call::gemm(const char* where, bool compute_c, int64_t m, int64_t n, int64_t k, const ConstMatrix& a,
@@ -113,6 +139,26 @@ void Call::upload_offsets_if_packed() {
     std::copy_n(p_.shape.offsets + i, piece.count, piece.values);
     run(upload_offsets, piece);
   }
+}
+
+PersistentCall Call::persistent_call(const ConstMatrix& w_hh) {
+  upload_offsets_if_packed();
+  if (exchange_) clear(exchange_, flag_bytes() + exchange_bytes());
+  PersistentCall c{};
+  c.cell = p_.cell;
+  c.plan = plan_;
+  c.steps = static_cast<int>(p_.shape.steps);
+  c.batch = static_cast<int>(p_.shape.batch);
+  c.hidden = static_cast<int>(hidden_);
+  c.reverse = p_.shape.reverse;
+  c.offsets = offsets_;
+  c.w_hh = w_hh;
+  c.c0 = has_c_ ? p_.c0 : ConstRows{};
+  c.gate_width = static_cast<int>(exchange_gate_width(request_));
+  c.exchange_width = static_cast<int>(exchange_width(request_));
+  c.flags = reinterpret_cast<uint32_t*>(exchange_);
+  c.exchange = exchange_ ? exchange_ + flag_bytes() : nullptr;
+  return c;
 }
 
 }  // namespace lstmfast::cuda

@@ -3,6 +3,7 @@
 #pragma once
 #include "../core/cell_info.h"
 #include "arena.h"
+#include "persistent.h"
 #include "step_kernels.h"
 #include "steps.h"
 
@@ -21,6 +22,9 @@ struct Operand {
   void* copy = nullptr;
 };
 
+Request request_for(const ForwardParams& p, const Context& context, bool backward);
+Plan plan_for(const ForwardParams& p, const Context& context, bool backward);
+
 inline bool is_known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
 
 class Call {
@@ -28,7 +32,7 @@ class Call {
   size_t workspace_bytes() const { return arena_.used(); }
 
  protected:
-  Call(const ForwardParams& p, const Context& context);
+  Call(const ForwardParams& p, const Context& context, bool backward);
 
   // ---- the layout of the workspace
   Operand operand(const ConstMatrix& m, int64_t rows, int64_t columns);
@@ -36,6 +40,7 @@ class Call {
   void take_input();
   void take_initial_state();
   void take_offsets(bool wanted);
+  void take_exchange();
 
   // ---- work on the stream
   template <class Args>
@@ -49,6 +54,13 @@ class Call {
   ConstMatrix readable_input();        // [R, I]
   ConstRows readable_initial_state();  // [N, O], never null
   void upload_offsets_if_packed();
+  PersistentCall persistent_call(const ConstMatrix& w_hh);  // clears what blocks meet in
+
+  bool is_persistent() const { return plan_.regime != Regime::kGeneral; }
+  int64_t flag_bytes() const { return plan_.tiling.groups * kFlagStride * static_cast<int64_t>(sizeof(uint32_t)); }
+  int64_t exchange_bytes() const {
+    return 2 * plan_.tiling.groups * plan_.tiling.tiles * 8 * exchange_width(request_) * size_;
+  }
 
   // ---- places
   template <class T>
@@ -76,11 +88,14 @@ class Call {
   const Steps steps_;
   const int64_t gates_, input_, hidden_, output_, rows_, size_, compute_size_;
   const bool has_c_, projects_;
+  const Request request_;
+  const Plan plan_;
   Arena arena_;
   Reserve reserve_;
   Operand x_;
   void* h0_copy_ = nullptr;
   int64_t* offsets_ = nullptr;
+  char* exchange_ = nullptr;  // flags, then the operands in exchange
   Result result_;
 };
 

@@ -23,6 +23,7 @@ LF_DEVICE unsigned block_index() { return blockIdx.x; }
 LF_DEVICE unsigned block_count() { return gridDim.x; }
 LF_DEVICE unsigned thread_count() { return blockDim.x; }
 LF_DEVICE void sync_block() { __syncthreads(); }
+LF_DEVICE void sync_warp() { __syncwarp(); }
 template <class T>
 LF_DEVICE T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);
@@ -163,6 +164,13 @@ template <class Params>
 int allow_shared_memory(void (*kernel)(Params), int bytes) {
   const cudaError_t error =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+inline int most_shared_memory(int* bytes) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (error != cudaSuccess) cudaGetLastError();
   return error;
 }

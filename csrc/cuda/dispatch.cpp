@@ -1,5 +1,4 @@
 // Tables by element type, and what a call keeps.
-#include "../core/cell_info.h"
 #include "call.h"
 #include "persistent.h"
 
@@ -19,12 +18,39 @@ const StepKernels& step_kernels(DType dtype) {
   return kStepKernelsFloat32;
 }
 
-int64_t reserve_width(int cell, DType dtype, int64_t hidden, int64_t projection) {
-  const CellInfo& info = cell_info(cell);
-  const int64_t size = compute_size_of(dtype), aligned = 16 / size;
-  const int64_t cell_out = projection ? (hidden * size_of(dtype) + size - 1) / size : 0;
-  const int64_t width = hidden * (info.gates + info.states - 1) + cell_out;
-  return (width + aligned - 1) / aligned * aligned;
+namespace {
+template <class Unit>
+const Unit* choose(DType dtype, Multiplier multiplier, const Unit& f16, const Unit& bf16, const Unit& tf32,
+                   const Unit& f32) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return &f16;
+    case DType::kBFloat16:
+      return &bf16;
+    case DType::kFloat32:
+      return multiplier == Multiplier::kTensorCores ? &tf32 : &f32;
+    case DType::kFloat64:
+      break;
+  }
+  return nullptr;
+}
+}  // namespace
+
+const PersistentUnit<PersistentForward>* persistent_forward(DType dtype, Multiplier multiplier) {
+  return choose(dtype, multiplier, kForwardFloat16, kForwardBFloat16, kForwardTf32, kForwardFloat32);
+}
+const PersistentUnit<PersistentBackward>* persistent_backward(DType dtype, Multiplier multiplier) {
+  return choose(dtype, multiplier, kBackwardFloat16, kBackwardBFloat16, kBackwardTf32, kBackwardFloat32);
+}
+
+Result prepare_device() {
+  int bytes = 0;
+  Result result = most_shared_memory(&bytes);
+  for (const auto* unit : {&kForwardFloat16, &kForwardBFloat16, &kForwardTf32, &kForwardFloat32})
+    if (result.ok()) result = unit->prepare(bytes);
+  for (const auto* unit : {&kBackwardFloat16, &kBackwardBFloat16, &kBackwardTf32, &kBackwardFloat32})
+    if (result.ok()) result = unit->prepare(bytes);
+  return result;
 }
 
 }  // namespace lstmfast::cuda

@@ -7,18 +7,23 @@ namespace {
 
 class Forward : public Call {
  public:
-  Forward(const ForwardParams& p, const Context& context) : Call(p, context) {
+  Forward(const ForwardParams& p, const Context& context) : Call(p, context, false) {
     take_input();
-    take_initial_state();
+    if (is_persistent()) {
+      take_offsets(true);
+      take_exchange();
+    } else {
+      take_initial_state();
+    }
     w_ih_ = operand(p.w_ih, gates_ * hidden_, input_);
-    w_hh_ = operand(p.w_hh, gates_ * hidden_, output_);
+    w_hh_ = is_persistent() ? Operand{p.w_hh} : operand(p.w_hh, gates_ * hidden_, output_);
     w_hr_ = operand(p.w_hr, output_, hidden_);
     b_ih_ = bias(p.b_ih);
     b_hh_ = bias(p.b_hh);
     if (p.reserve) return;
     const int64_t batch = p.shape.batch;
     reserve_.gates = static_cast<char*>(arena_.take(rows_ * gates_ * hidden_ * compute_size_));
-    c_state_ = static_cast<char*>(arena_.take(batch * hidden_ * compute_size_, has_c_));
+    c_state_ = static_cast<char*>(arena_.take(batch * hidden_ * compute_size_, has_c_ && !is_persistent()));
     cell_out_ = static_cast<char*>(arena_.take(batch * hidden_ * size_, projects_));
   }
 
@@ -27,6 +32,7 @@ class Forward : public Call {
          {reserve_.gates, gates_ * hidden_, 1});
     biases_[0] = readable(b_ih_).data;
     biases_[1] = readable(b_hh_).data;
+    if (is_persistent()) return run_persistent();
     w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
     h0_ = readable_initial_state();
     for (int64_t i = 0; i < steps_.count(); i++) take_step(steps_.at(i));
@@ -34,6 +40,18 @@ class Forward : public Call {
   }
 
  private:
+  Result run_persistent() {
+    PersistentForward f{};
+    static_cast<PersistentCall&>(f) = persistent_call(p_.w_hh);
+    f.b_ih = biases_[0], f.b_hh = biases_[1];
+    f.gates = reserve_.gates, f.keep = p_.reserve != nullptr;
+    f.h0 = p_.h0, f.y = p_.y, f.h_n = p_.h_n;
+    if (has_c_) f.c = reserve_.c, f.c_n = p_.c_n;
+    const auto* unit = persistent_forward(p_.dtype, plan_.multiplier);
+    run(unit->launch, f);
+    return result_;
+  }
+
   void take_step(int64_t t) {
     const int64_t n = steps_.active(t), started = steps_.started(t), row = steps_.first_row(t);
     const int64_t before = steps_.previous(t);

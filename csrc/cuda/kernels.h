@@ -39,6 +39,7 @@ struct Context {
   Blas blas;
   bool allow_tf32 = false;  // float32 products may round their operands to TF32
   bool persistent = true;   // false: only the general path
+  int candidate = -1;       // see make_plan()
 };
 
 // `code` is a cudaError_t for kLaunchFailed and the library's for kBlasFailed; `where` names the kernel or product.
@@ -48,6 +49,9 @@ struct Result {
   const char* where = "";
   bool ok() const { return status == Status::kOk; }
 };
+inline Result launch_result(int code, const char* where) {
+  return code ? Result{Status::kLaunchFailed, code, where} : Result{};
+}
 
 // Raises the kernels' limit of dynamic shared memory on the current device: once per device, before its first call,
 // not while a stream of the device is being captured.

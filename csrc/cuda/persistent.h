@@ -9,14 +9,14 @@ namespace lstmfast::cuda {
 struct PersistentCall {
   int cell;
   Plan plan;
-  bool tf32;
-  int64_t steps, batch, hidden;
+  int steps, batch, hidden;
   bool reverse;
-  const int64_t* offsets;  // device memory [T + 1], null when padded
-  ConstMatrix w_hh;        // T [G*H, H], any strides
-  ConstRows c0;            // T
-  void* exchange;          // exchange_bytes(), where blocks exchange through global memory
-  uint32_t* flags;         // kFlagStride apart, one a group, zero at launch
+  const int64_t* offsets;          // device memory [T + 1], null when padded
+  ConstMatrix w_hh;                // T [G*H, H], any strides
+  ConstRows c0;                    // T
+  int gate_width, exchange_width;  // see plan.h
+  void* exchange;   // T [2][groups][tiles * 8][exchange_width], zeros, where blocks meet in global memory
+  uint32_t* flags;  // kFlagStride apart, one a group, zero at launch
 };
 constexpr int64_t kFlagStride = 32;  // a counter has a cache line of its own
 
@@ -37,12 +37,25 @@ struct PersistentBackward : PersistentCall {
   Rows dh0, dc0;
 };
 
-struct PersistentKernels {
-  Result (*forward)(const PersistentForward&, void* stream);
-  Result (*backward)(const PersistentBackward&, void* stream);
-  Result (*prepare)(int shared_bytes);
+// The launchers of one element type and multiplier, one direction of time.
+template <class Params>
+struct PersistentUnit {
+  Result (*launch)(const Params&, void* stream);
+  Result (*prepare)(int shared_bytes);  // allows its kernels that much shared memory
 };
-extern const PersistentKernels kPersistentFloat32, kPersistentFloat16, kPersistentBFloat16;
-const PersistentKernels* persistent_kernels(DType dtype);  // null for float64
+extern const PersistentUnit<PersistentForward> kForwardFloat16, kForwardBFloat16, kForwardTf32, kForwardFloat32;
+extern const PersistentUnit<PersistentBackward> kBackwardFloat16, kBackwardBFloat16, kBackwardTf32, kBackwardFloat32;
+
+// Null where there is none.
+const PersistentUnit<PersistentForward>* persistent_forward(DType dtype, Multiplier multiplier);
+const PersistentUnit<PersistentBackward>* persistent_backward(DType dtype, Multiplier multiplier);
+
+// The cells that have persistent kernels: the first of AllCells. Those without activations, which exist for tests
+// alone, have them in the emulation only: compiling them for every architecture would double the time of a build.
+#if defined(LSTMFAST_CUDA_EMULATION)
+constexpr int kPersistentCells = 5;
+#else
+constexpr int kPersistentCells = 3;
+#endif
 
 }  // namespace lstmfast::cuda

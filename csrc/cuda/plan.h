@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <string>
 
+#include "../core/macros.h"
 #include "../core/params.h"
 
 namespace lstmfast::cuda {
 
-// What the planner knows about a GPU. The binding fills it once per device from cudaDeviceProp.
+// What the planner knows about a GPU. The binding fills it once per device from the device's attributes.
 struct GpuInfo {
   int sm_count = 0;                    // of the MIG slice, where there is one
   int major = 0, minor = 0;            // compute capability
@@ -25,11 +26,61 @@ enum class Regime {
   kWholeGpu,  // persistent: the blocks of a group share W_hh, exchange through L2 and meet at a flag every step
 };
 
-struct Plan {
-  Regime regime = Regime::kGeneral;
-  const char* reason = "";  // why no faster regime, when general
+// How the persistent kernels multiply.
+enum class Multiplier { kTensorCores, kFma };
+
+// The product of a step, as a persistent kernel cuts it: weights are the rows (all gates of the hidden units in
+// forward, hidden units in backward), the depth is what is exchanged (h in forward, gate gradients in backward). A warp
+// holds the weights of kRowTiles x 16 rows and a slice of the depth in registers; `slices` warps share their rows and
+// split the depth. Depth is counted in tiles of 32 bytes.
+struct Tiling {
+  int row_tiles = 0;     // 16 rows each, per warp
+  int depth_tiles = 0;   // per warp
+  int slices = 0;        // warps that share rows
+  int unit_warps = 0;    // warps of a block side by side in hidden units
+  int warp_units = 0;    // hidden units of a warp
+  int group_blocks = 0;  // blocks that share W_hh
+  int groups = 0;        // each has all of W_hh, and a part of the batch
+  int tiles = 0;         // 8 sequences each, per group
+  int pitch = 0;         // bytes of an operand's row in shared memory
+  int64_t shared_bytes = 0;
+
+  LF_HOST_DEVICE int warps() const { return slices * unit_warps; }
+  int threads() const { return 32 * warps(); }
+  int blocks() const { return groups * group_blocks; }
 };
 
+struct Plan {
+  Regime regime = Regime::kGeneral;
+  Multiplier multiplier = Multiplier::kTensorCores;
+  Tiling tiling;            // of a persistent regime
+  double microseconds = 0;  // expected of a step, without the products over all rows; from a model, not measured
+  const char* reason = "";  // why not a persistent regime
+};
+
+// What a plan depends on.
+struct Request {
+  bool backward = false;
+  int gates = 4;
+  DType dtype = DType::kFloat32;
+  bool tf32 = false;
+  int64_t batch = 1, hidden = 1, projection = 0;
+};
+
+// The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)
+// of all persistent plans that the GPU can run.
+Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate = -1);
 std::string describe(const Plan& plan);
+
+// Widths in elements of one sequence's row in what blocks exchange: a gate's part, padded to 16 bytes, and all of it.
+int64_t exchange_gate_width(const Request& r);
+int64_t exchange_width(const Request& r);
+
+// Registers that the launch bounds of a kernel leave to a thread, by its tiling's weights.
+int64_t weight_registers(const Tiling& t);
+int most_threads(int64_t weight_registers);
+
+// Descriptions of GPUs by name, for explain() and tests: "A100", "RTX 4090", "H100", "H200", "B200"; null if unknown.
+const GpuInfo* gpu_named(const std::string& name);
 
 }  // namespace lstmfast::cuda

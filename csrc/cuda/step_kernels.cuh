@@ -9,14 +9,6 @@ namespace lstmfast::cuda {
 
 constexpr int kThreads = 256;
 
-template <class T>
-LF_DEVICE T* row(const RowsOf<void>& rows, int64_t n) {
-  return rows.data ? static_cast<T*>(rows.data) + n * rows.row_stride : nullptr;
-}
-template <class T>
-LF_DEVICE const T* row(const RowsOf<const void>& rows, int64_t n) {
-  return rows.data ? static_cast<const T*>(rows.data) + n * rows.row_stride : nullptr;
-}
 LF_DEVICE int64_t global_thread() { return static_cast<int64_t>(dev::block_index()) * kThreads + dev::thread_index(); }
 
 // Traffic per hidden unit, float32: reads G pre-activations and c, writes G (if kept), c and h. Biases come from cache.

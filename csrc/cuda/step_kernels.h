@@ -98,9 +98,6 @@ const StepKernels& step_kernels(DType dtype);
 
 Result upload_offsets(const UploadOffsets& args, void* stream);
 Result clear_memory(void* p, size_t bytes, void* stream);
-
-inline Result launch_result(int code, const char* where) {
-  return code ? Result{Status::kLaunchFailed, code, where} : Result{};
-}
+Result most_shared_memory(int* bytes);  // that a block of the current device may ask for
 
 }  // namespace lstmfast::cuda

@@ -1,7 +1,7 @@
 // Element types on the device: how they are stored, converted and computed in, and each type's activations.
 #pragma once
 #include "../core/cells.h"
-#include "../core/types.h"
+#include "../core/params.h"
 #include "device.cuh"
 
 namespace lstmfast::cuda {
@@ -69,6 +69,16 @@ LF_DEVICE void store_computed(T* p, const Pack<ComputeType<T>, V>& x) {
 #pragma unroll
   for (int i = 0; i < V; i++) convert(y.at[i], x.at[i]);
   store_pack(p, y);
+}
+
+// Row n of a matrix of states; null if there is none.
+template <class T>
+LF_DEVICE T* row(const RowsOf<void>& rows, int64_t n) {
+  return rows.data ? static_cast<T*>(rows.data) + n * rows.row_stride : nullptr;
+}
+template <class T>
+LF_DEVICE const T* row(const RowsOf<const void>& rows, int64_t n) {
+  return rows.data ? static_cast<const T*>(rows.data) + n * rows.row_stride : nullptr;
 }
 
 // ---- activations

@@ -6,6 +6,7 @@
 
 #define __global__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __restrict__ __restrict
 #define LF_DEVICE inline
 
@@ -17,6 +18,11 @@ inline unsigned block_index() { return emulation::self().block->index; }
 inline unsigned block_count() { return emulation::machine().blocks; }
 inline unsigned thread_count() { return emulation::machine().threads; }
 inline void sync_block() { emulation::sync_block(); }
+inline void sync_warp() {
+  emulation::warp_operation<int, int>("warp barrier", 0, [](const auto&, const auto& out) {
+    for (int lane = 0; lane < emulation::kWarp; lane++) out(lane, 0);
+  });
+}
 
 template <class T>
 T shuffle_xor(T v, int mask) {
@@ -168,6 +174,10 @@ int launch(void (*kernel)(Params), const Launch& shape, const Params& params, vo
 }
 template <class Params>
 int allow_shared_memory(void (*)(Params), int /*bytes*/) {
+  return 0;
+}
+inline int most_shared_memory(int* bytes) {
+  *bytes = 232448;
   return 0;
 }
 inline int set_memory(void* p, int value, size_t bytes, void* /*stream*/) {

@@ -10,7 +10,7 @@ struct RandomCall {
   Layout layout;
 
   RandomCall() = default;
-  RandomCall(std::mt19937_64& random, const std::vector<DType>& dtypes, bool projections) {
+  RandomCall(std::mt19937_64& random, const std::vector<DType>& dtypes, bool projections, bool large = false) {
     const auto pick = [&](std::initializer_list<int64_t> list) { return list.begin()[random() % list.size()]; };
     const auto chance = [&](uint64_t in) { return random() % in == 0; };
     Problem& p = problem;
@@ -19,7 +19,7 @@ struct RandomCall {
     p.steps = pick({1, 2, 3, 5});
     p.batch = pick({1, 2, 7, 8, 9, 17});
     p.input = pick({1, 3, 8, 17});
-    p.hidden = pick({1, 3, 8, 16, 20, 33});
+    p.hidden = large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 33});
     if (projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
     if (p.projection >= p.hidden) p.projection = 0;
     p.reverse = chance(2);

@@ -18,6 +18,7 @@ struct Problem {
   DType dtype = DType::kFloat32;
   int64_t steps = 1, batch = 1, input = 1, hidden = 1, projection = 0;
   bool reverse = false;
+  bool tf32 = false;                                               // products round their operands to TF32
   std::vector<int64_t> sizes, offsets;                             // when packed
   Values x, h0, c0, w_ih, w_hh, w_hr, b_ih, b_hh, dy, dh_n, dc_n;  // empty: absent (zeros)
 
@@ -52,6 +53,11 @@ inline Expected reference(const Problem& p) {
   const detail::Activations act(cell_info(p.cell).name);
   const int64_t N = p.batch, I = p.input, H = p.hidden, O = p.output(), G = p.gates(), R = p.rows();
   const auto r = [&](double x) { return rounded(p.dtype, x); };
+  // A product of two stored numbers.
+  const auto mul = [&](double a, double b) {
+    if (!p.tf32 || p.dtype != DType::kFloat32) return a * b;
+    return double{cuda::dev::to_tf32(static_cast<float>(a))} * cuda::dev::to_tf32(static_cast<float>(b));
+  };
   Expected e;
   const auto note = [&](double x) { return e.largest = std::max(e.largest, std::fabs(x)), x; };
   e.y.assign(R * O, 0), e.h_n.assign(N * O, 0), e.c_n.assign(N * H, 0);
@@ -69,8 +75,8 @@ inline Expected reference(const Problem& p) {
         for (int64_t g = 0; g < G; g++) {
           const int64_t w = g * H + u;
           pre[g] = at(p.b_ih, w) + at(p.b_hh, w);
-          for (int64_t k = 0; k < I; k++) pre[g] += p.w_ih[w * I + k] * p.x[row * I + k];
-          for (int64_t k = 0; k < O; k++) pre[g] += p.w_hh[w * O + k] * h_before[row * O + k];
+          for (int64_t k = 0; k < I; k++) pre[g] += mul(p.w_ih[w * I + k], p.x[row * I + k]);
+          for (int64_t k = 0; k < O; k++) pre[g] += mul(p.w_hh[w * O + k], h_before[row * O + k]);
           note(pre[g]);
         }
         double* a = &gates[row * G * H + u];
@@ -89,7 +95,7 @@ inline Expected reference(const Problem& p) {
         double out = cell_out[row * H + (p.projection ? 0 : k)];
         if (p.projection) {
           out = 0;
-          for (int64_t u = 0; u < H; u++) out += p.w_hr[k * H + u] * cell_out[row * H + u];
+          for (int64_t u = 0; u < H; u++) out += mul(p.w_hr[k * H + u], cell_out[row * H + u]);
         }
         h[n * O + k] = e.y[row * O + k] = note(r(out));
       }
@@ -113,8 +119,8 @@ inline Expected reference(const Problem& p) {
       for (int64_t u = 0; u < H; u++) {
         dm[u] = p.projection ? 0 : dout[u];
         for (int64_t k = 0; p.projection && k < O; k++) {
-          dm[u] += p.w_hr[k * H + u] * dout[k];
-          e.dw_hr[k * H + u] += dout[k] * cell_out[row * H + u];
+          dm[u] += mul(p.w_hr[k * H + u], dout[k]);
+          e.dw_hr[k * H + u] += mul(dout[k], cell_out[row * H + u]);
         }
         const double* a = &gates[row * G * H + u];
         if (p.has_c()) {
@@ -134,12 +140,12 @@ inline Expected reference(const Problem& p) {
         const double d = note(r(dpre[w]));
         e.db[w] += d;
         for (int64_t k = 0; k < I; k++) {
-          e.dx[row * I + k] += d * p.w_ih[w * I + k];
-          e.dw_ih[w * I + k] += d * p.x[row * I + k];
+          e.dx[row * I + k] += mul(d, p.w_ih[w * I + k]);
+          e.dw_ih[w * I + k] += mul(d, p.x[row * I + k]);
         }
         for (int64_t k = 0; k < O; k++) {
-          dh[n * O + k] += d * p.w_hh[w * O + k];
-          e.dw_hh[w * O + k] += d * h_before[row * O + k];
+          dh[n * O + k] += mul(d, p.w_hh[w * O + k]);
+          e.dw_hh[w * O + k] += mul(d, h_before[row * O + k]);
         }
       }
     }

@@ -17,4 +17,6 @@ Result clear_memory(void* p, size_t bytes, void* stream) {
   return launch_result(dev::set_memory(p, 0, bytes, stream), "clear_memory");
 }
 
+Result most_shared_memory(int* bytes) { return launch_result(dev::most_shared_memory(bytes), "prepare_device"); }
+
 }  // namespace lstmfast::cuda
