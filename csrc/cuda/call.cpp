@@ -24,26 +24,6 @@ MatrixOf<T> normalized(MatrixOf<T> m, int64_t rows, int64_t columns) {
 
 }  // namespace
 
-Request request_for(const ForwardParams& p, const Context& context, bool backward) {
-  Request r;
-  r.backward = backward;
-  r.gates = cell_info(p.cell).gates;
-  r.dtype = p.dtype;
-  r.tf32 = context.allow_tf32;
-  r.batch = p.shape.batch, r.hidden = p.shape.hidden, r.projection = p.shape.projection;
-  return r;
-}
-Plan plan_for(const ForwardParams& p, const Context& context, bool backward) {
-  Plan general;
-  general.reason = "asked for";
-  if (!context.persistent) return general;
-  general.reason = "the cell has no persistent kernel";
-  if (p.cell >= kPersistentCells) return general;
-  return make_plan(request_for(p, context, backward), context.gpu, context.candidate);
-}
-Plan forward_plan(const ForwardParams& p, const Context& context) { return plan_for(p, context, false); }
-Plan backward_plan(const BackwardParams& p, const Context& context) { return plan_for(p, context, true); }
-
 Call::Call(const ForwardParams& p, const Context& context, bool backward)
     : p_(p),
       context_(context),

@@ -22,9 +22,6 @@ struct Operand {
   void* copy = nullptr;
 };
 
-Request request_for(const ForwardParams& p, const Context& context, bool backward);
-Plan plan_for(const ForwardParams& p, const Context& context, bool backward);
-
 inline bool is_known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
 
 class Call {

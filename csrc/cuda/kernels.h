@@ -72,5 +72,10 @@ Result backward(const BackwardParams& p, const Context& context);
 // The choices that forward() and backward() will make; describe() puts them into words.
 Plan forward_plan(const ForwardParams& p, const Context& context);
 Plan backward_plan(const BackwardParams& p, const Context& context);
+// What such a call asks of the planner, and its answer in either direction of time.
+Request request_for(const ForwardParams& p, const Context& context, bool backward);
+Plan plan_for(const ForwardParams& p, const Context& context, bool backward);
+// The cells that have persistent kernels: the first of AllCells, without those that exist for tests alone.
+constexpr int kPersistentCells = 3;
 
 }  // namespace lstmfast::cuda

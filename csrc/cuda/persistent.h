@@ -50,12 +50,4 @@ extern const PersistentUnit<PersistentBackward> kBackwardFloat16, kBackwardBFloa
 const PersistentUnit<PersistentForward>* persistent_forward(DType dtype, Multiplier multiplier);
 const PersistentUnit<PersistentBackward>* persistent_backward(DType dtype, Multiplier multiplier);
 
-// The cells that have persistent kernels: the first of AllCells. Those without activations, which exist for tests
-// alone, have them in the emulation only: compiling them for every architecture would double the time of a build.
-#if defined(LSTMFAST_CUDA_EMULATION)
-constexpr int kPersistentCells = 5;
-#else
-constexpr int kPersistentCells = 3;
-#endif
-
 }  // namespace lstmfast::cuda

@@ -4,13 +4,15 @@
 
 namespace lstmfast::cuda {
 
+// Cells without activations have persistent kernels in the emulation only, where their exact results show any mistake
+// in a layout; on a GPU they would nearly double the time of a build.
 #if defined(LSTMFAST_CUDA_EMULATION)
 using PersistentCells = portable::AllCells;
 #else
 using PersistentCells =
     portable::TypeList<portable::LstmCell, portable::RnnCell<portable::Tanh>, portable::RnnCell<portable::Relu> >;
-#endif
 static_assert(PersistentCells::kSize == kPersistentCells);
+#endif
 
 template <class Kernel, class Params, int threads>
 __global__ void __launch_bounds__(threads, 1) persistent_kernel(const __grid_constant__ Params p) {
@@ -27,8 +29,8 @@ struct PersistentInstances {
   static void visit(const Wanted& wanted, const F& f) {
     for (int cell = 0; cell < PersistentCells::kSize; cell++)
       visit_cell(cell, PersistentCells{}, [&](auto c) {
-        visit_shape<decltype(c), 64>(cell, wanted, f);
-        visit_shape<decltype(c), 128>(cell, wanted, f);
+        visit_shape<decltype(c), kWeightRegisters[0]>(cell, wanted, f);
+        visit_shape<decltype(c), kWeightRegisters[1]>(cell, wanted, f);
       });
   }
 
@@ -37,7 +39,7 @@ struct PersistentInstances {
   static void visit_shape(int cell, const Wanted& wanted, const F& f) {
     constexpr int kRowTiles = backward ? 1 : (Cell::kGates + 1) / 2;
     using S = WarpShape<kRowTiles, registers / 4 / kRowTiles>;
-    constexpr int kThreads = registers > 64 ? 256 : 512;  // most_threads()
+    constexpr int kThreads = most_threads(registers, backward);
     if (wanted(cell, registers, Regime::kOneSm))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InBlock>, Params, kThreads>);
     if (wanted(cell, registers, Regime::kWholeGpu))
@@ -52,8 +54,8 @@ Result launch_persistent(const Params& p, void* stream, const char* name) {
                           static_cast<size_t>(t.shared_bytes), 1, p.plan.regime == Regime::kWholeGpu};
   Result result{Status::kUnknownCell, 0, name};
   Instances::visit(
-      [&](int cell, int64_t registers, Regime regime) {
-        return cell == p.cell && registers == weight_registers(t) && regime == p.plan.regime;
+      [&](int cell, int registers, Regime regime) {
+        return cell == p.cell && registers == t.weight_registers() && regime == p.plan.regime;
       },
       [&](auto kernel) { result = launch_result(dev::launch<Params>(kernel, shape, p, stream), name); });
   return result;
@@ -61,7 +63,7 @@ Result launch_persistent(const Params& p, void* stream, const char* name) {
 template <class Instances>
 Result prepare_persistent(int shared_bytes) {
   Result result;
-  Instances::visit([](int, int64_t, Regime) { return true; },
+  Instances::visit([](int, int, Regime) { return true; },
                    [&](auto kernel) {
                      if (result.ok())
                        result = launch_result(dev::allow_shared_memory(kernel, shared_bytes), "prepare_device");

@@ -75,9 +75,6 @@ int64_t exchange_gate_width(const Request& r) {
 }
 int64_t exchange_width(const Request& r) { return exchange_gate_width(r) * (r.backward ? r.gates : 1); }
 
-int64_t weight_registers(const Tiling& t) { return static_cast<int64_t>(t.row_tiles) * t.depth_tiles * 4; }
-int most_threads(int64_t weights) { return weights > 64 ? 256 : 512; }
-
 namespace {
 
 // Calls f with every plan that the GPU can run: registers, shared memory, and all blocks of a group at once.
@@ -86,12 +83,12 @@ void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) 
   const Multiplier multiplier = r.dtype == DType::kFloat32 && !r.tf32 ? Multiplier::kFma : Multiplier::kTensorCores;
   const int64_t depth = ceil_div(exchange_width(r) * size_of(r.dtype), 64) * 2;
   const int64_t sequence_tiles = std::max<int64_t>(1, ceil_div(r.batch, 8));
-  for (const int64_t registers : {64, 128}) {
+  for (const int registers : kWeightRegisters) {
     Tiling t;
     t.row_tiles = row_tiles(r);
-    t.depth_tiles = static_cast<int>(registers / 4 / t.row_tiles / 2 * 2);
+    t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
     t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
-    const int64_t slices = ceil_div(depth, t.depth_tiles), most_warps = most_threads(registers) / 32;
+    const int64_t slices = ceil_div(depth, t.depth_tiles), most_warps = most_threads(registers, r.backward) / 32;
     const int64_t useful_warps = ceil_div(r.hidden, t.warp_units);
     for (int64_t unit_warps = 1; unit_warps * slices <= most_warps && unit_warps <= useful_warps; unit_warps++) {
       t.slices = static_cast<int>(slices), t.unit_warps = static_cast<int>(unit_warps);
@@ -140,6 +137,26 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
   return best;
 }
 
+Request request_for(const ForwardParams& p, const Context& context, bool backward) {
+  Request r;
+  r.backward = backward;
+  r.gates = cell_info(p.cell).gates;
+  r.dtype = p.dtype;
+  r.tf32 = context.allow_tf32;
+  r.batch = p.shape.batch, r.hidden = p.shape.hidden, r.projection = p.shape.projection;
+  return r;
+}
+Plan plan_for(const ForwardParams& p, const Context& context, bool backward) {
+  Plan general;
+  general.reason = "asked for";
+  if (!context.persistent) return general;
+  general.reason = "the cell has no persistent kernel";
+  if (p.cell >= kPersistentCells && context.candidate < 0) return general;
+  return make_plan(request_for(p, context, backward), context.gpu, context.candidate);
+}
+Plan forward_plan(const ForwardParams& p, const Context& context) { return plan_for(p, context, false); }
+Plan backward_plan(const BackwardParams& p, const Context& context) { return plan_for(p, context, true); }
+
 std::string describe(const Plan& p) {
   char text[400];
   if (p.regime == Regime::kGeneral) {
@@ -158,20 +175,28 @@ std::string describe(const Plan& p) {
   return text;
 }
 
+namespace {
+struct Named {
+  const char* name;
+  GpuInfo gpu;
+};
+const Named kGpus[] = {
+    {"A100", {108, 8, 0, 166912, kRegistersPerSm, 40 << 20, true}},
+    {"RTX 3090", {82, 8, 6, 101376, kRegistersPerSm, 6 << 20, true}},
+    {"RTX 4090", {128, 8, 9, 101376, kRegistersPerSm, 72 << 20, true}},
+    {"H100", {132, 9, 0, 232448, kRegistersPerSm, 50 << 20, true}},
+    {"H200", {132, 9, 0, 232448, kRegistersPerSm, 60 << 20, true}},
+    {"B200", {148, 10, 0, 232448, kRegistersPerSm, 126 << 20, true}},
+};
+}  // namespace
+
+std::vector<std::string> gpu_names() {
+  std::vector<std::string> names;
+  for (const Named& g : kGpus) names.emplace_back(g.name);
+  return names;
+}
 const GpuInfo* gpu_named(const std::string& name) {
-  struct Named {
-    const char* name;
-    GpuInfo gpu;
-  };
-  static const Named gpus[] = {
-      {"A100", {108, 8, 0, 166912, kRegistersPerSm, 40 << 20, true}},
-      {"RTX 3090", {82, 8, 6, 101376, kRegistersPerSm, 6 << 20, true}},
-      {"RTX 4090", {128, 8, 9, 101376, kRegistersPerSm, 72 << 20, true}},
-      {"H100", {132, 9, 0, 232448, kRegistersPerSm, 50 << 20, true}},
-      {"H200", {132, 9, 0, 232448, kRegistersPerSm, 60 << 20, true}},
-      {"B200", {148, 10, 0, 232448, kRegistersPerSm, 126 << 20, true}},
-  };
-  for (const Named& g : gpus)
+  for (const Named& g : kGpus)
     if (name == g.name) return &g.gpu;
   return nullptr;
 }

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "../core/macros.h"
 #include "../core/params.h"
@@ -46,6 +47,7 @@ struct Tiling {
   int64_t shared_bytes = 0;
 
   LF_HOST_DEVICE int warps() const { return slices * unit_warps; }
+  int weight_registers() const { return row_tiles * depth_tiles * 4; }
   int threads() const { return 32 * warps(); }
   int blocks() const { return groups * group_blocks; }
 };
@@ -76,11 +78,15 @@ std::string describe(const Plan& plan);
 int64_t exchange_gate_width(const Request& r);
 int64_t exchange_width(const Request& r);
 
-// Registers that the launch bounds of a kernel leave to a thread, by its tiling's weights.
-int64_t weight_registers(const Tiling& t);
-int most_threads(int64_t weight_registers);
+// Registers in which a thread holds weights, and how many threads a block may have so that the kernel does not spill:
+// its launch bounds. Backward has more to remember from step to step.
+constexpr int kWeightRegisters[] = {64, 128};
+LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward) {
+  return weight_registers > 64 ? 256 : backward ? 384 : 512;
+}
 
-// Descriptions of GPUs by name, for explain() and tests: "A100", "RTX 4090", "H100", "H200", "B200"; null if unknown.
+// Descriptions of GPUs by name, for explain() and tests; null if unknown.
+std::vector<std::string> gpu_names();
 const GpuInfo* gpu_named(const std::string& name);
 
 }  // namespace lstmfast::cuda
