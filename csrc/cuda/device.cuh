@@ -126,6 +126,39 @@ LF_DEVICE void wait_acquire(const uint32_t* flag, uint32_t value) {
   }
 }
 
+// ---- between the blocks of a cluster, which older GPUs than compute capability 9.0 do not have: the planner does not
+// choose kernels with clusters there, and what is compiled for them traps.
+LF_DEVICE unsigned cluster_rank() {
+  uint32_t rank = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return rank;
+}
+// All threads of all blocks: what any of them wrote before, in shared memory of whichever block, all see afterwards.
+LF_DEVICE void cluster_sync() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+struct alignas(16) Words {
+  uint32_t at[4];
+};
+// Stores 16 bytes at the place in another block's shared memory that `local` is in this one's.
+LF_DEVICE void store_remote(void* local, const Words& x, unsigned rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  uint32_t remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(local)), "r"(rank));
+  asm volatile("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(remote), "r"(x.at[0]), "r"(x.at[1]),
+               "r"(x.at[2]), "r"(x.at[3])
+               : "memory");
+#else
+  __trap();
+#endif
+}
+
 // ---- the host's side. Every call returns a cudaError_t.
 struct Launch {
   unsigned blocks = 1, threads = 32;

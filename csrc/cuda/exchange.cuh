@@ -4,8 +4,9 @@
 //   acquire(s)          after it, tile(s) holds the operand of step s
 //   put(s, n, col, x)   sets an element of the operand of step s
 //   release(s)          after it, the operand of step s may be acquired; every thread of the block calls it
+//   begin()             once, when the tiles of this block have been cleared and tile(0) holds the first operand
 //
-// acquire(s) and release(s) alternate. The first operand is put into tile(0) directly.
+// Then acquire(0), release(1), acquire(1), release(2), and so on.
 #pragma once
 #include "persistent.h"
 #include "types.cuh"
@@ -23,9 +24,53 @@ struct InBlock {
   LF_DEVICE InBlock(const PersistentCall& p, unsigned char* memory)
       : shared(memory), tile_bytes(p.plan.tiling.tiles * 8 * p.plan.tiling.pitch), pitch(p.plan.tiling.pitch) {}
   LF_DEVICE unsigned char* tile(int s) const { return shared + (s & 1) * tile_bytes; }
+  LF_DEVICE void begin() const {}
   LF_DEVICE void acquire(int) const {}
   LF_DEVICE void put(int s, int n, int col, T x) const { reinterpret_cast<T*>(tile(s) + n * pitch)[col] = x; }
   LF_DEVICE void release(int) const { dev::sync_block(); }
+};
+
+// The blocks of a group are a cluster, and write what they have computed into each other's shared memory: first into
+// their own tile, then from there to the others, 16 bytes at a time. Two tiles: a block writes into those of step s + 1
+// when it has passed the barrier of step s, at which the others had read those of step s - 1, the same memory.
+// Barriers per step: one of the block, one of the cluster. Traffic: a block writes its part of the operand to all
+// others.
+template <class T>
+struct InCluster {
+  static constexpr int kTiles = 2;
+  unsigned char* shared;
+  int tile_bytes, pitch, rows, gate_bytes, gates, first, bytes;  // this block's part of a gate: [first, first + bytes)
+  unsigned blocks;
+
+  LF_DEVICE InCluster(const PersistentCall& p, unsigned char* memory)
+      : shared(memory),
+        tile_bytes(p.plan.tiling.tiles * 8 * p.plan.tiling.pitch),
+        pitch(p.plan.tiling.pitch),
+        rows(p.plan.tiling.tiles * 8),
+        gate_bytes(p.gate_width * static_cast<int>(sizeof(T))),
+        gates(p.exchange_width / p.gate_width),
+        blocks(static_cast<unsigned>(p.plan.tiling.group_blocks)) {
+    const int part = p.plan.tiling.unit_warps * p.plan.tiling.warp_units * static_cast<int>(sizeof(T));
+    first = static_cast<int>(dev::cluster_rank()) * part;
+    bytes = gate_bytes - first < part ? gate_bytes - first : part;
+  }
+  LF_DEVICE unsigned char* tile(int s) const { return shared + (s & 1) * tile_bytes; }
+  LF_DEVICE void begin() const { dev::cluster_sync(); }
+  LF_DEVICE void acquire(int) const {}
+  LF_DEVICE void put(int s, int n, int col, T x) const { reinterpret_cast<T*>(tile(s) + n * pitch)[col] = x; }
+  LF_DEVICE void release(int s) const {
+    dev::sync_block();
+    const int chunks = bytes / 16, threads = static_cast<int>(dev::thread_count());
+    for (int i = static_cast<int>(dev::thread_index()); i < rows * gates * chunks; i += threads) {
+      const int segment = i / chunks, n = segment / gates;
+      unsigned char* at =
+          tile(s) + n * pitch + (segment - n * gates) * gate_bytes + first + (i - segment * chunks) * 16;
+      const dev::Words x = *reinterpret_cast<const dev::Words*>(at);
+      for (unsigned rank = 0; rank < blocks; rank++)
+        if (rank != dev::cluster_rank()) dev::store_remote(at, x, rank);
+    }
+    dev::cluster_sync();
+  }
 };
 
 // The blocks of a group exchange through global memory, which stays in L2, and count arrivals in a flag. Two buffers:
@@ -54,6 +99,7 @@ struct ThroughL2 {
     flag = p.flags + group * kFlagStride;
   }
   LF_DEVICE unsigned char* tile(int) const { return shared; }
+  LF_DEVICE void begin() const {}
   LF_DEVICE void acquire(int s) const {
     if (s == 0) return;
     if (dev::thread_index() == 0) dev::wait_acquire(flag, static_cast<uint32_t>(s) * blocks);

@@ -105,6 +105,7 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
   exchange.acquire(s);
   const int depth = at.slice * S::kDepthTiles * kTileBytes;
   const auto multiply = [&](int j) {
+    dev::sync_warp();  // lanes may come from different branches of the cell
     Sums<S> sums{};
     Multiplier::multiply(sums, weights, exchange.tile(s) + j * kTileSequences * at.t.pitch + depth, at.t.pitch,
                          at.lane);
@@ -194,6 +195,7 @@ struct PersistentForwardKernel {
       for (int u = at.lane; u < p.hidden; u += 32)
         reinterpret_cast<T*>(exchange.tile(0) + n * at.t.pitch)[u] = Multiplier::rounded(row<T>(p.h0, at.first + n)[u]);
     dev::sync_block();
+    exchange.begin();
   }
 
   LF_DEVICE float* gates(const DeviceStep& step, int n) const {
@@ -290,6 +292,7 @@ struct PersistentBackwardKernel {
     dev::sync_block();  // the weights have left shared memory
     shared.clear_operand();
     dev::sync_block();
+    exchange.begin();
     // Against forward's order. After the last step one more product gives the gradient of h0.
     DeviceStep after = device_step(p, -1), step = device_step(p, p.reverse ? 0 : p.steps - 1);
     const int products = p.steps + (p.dh0.data || p.dc0.data ? 1 : 0);

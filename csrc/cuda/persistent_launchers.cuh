@@ -1,12 +1,16 @@
 // From a plan to the instantiation that runs it. A unit per element type, multiplier and direction instantiates these.
 #pragma once
+#include <type_traits>
+
 #include "persistent.cuh"
 
 namespace lstmfast::cuda {
 
 // Cells without activations have persistent kernels in the emulation only, where their exact results show any mistake
 // in a layout; on a GPU they would nearly double the time of a build.
-#if defined(LSTMFAST_CUDA_EMULATION)
+#if defined(LSTMFAST_EMULATED_CELLS)
+using PersistentCells = portable::TypeList<LSTMFAST_EMULATED_CELLS>;
+#elif defined(LSTMFAST_CUDA_EMULATION)
 using PersistentCells = portable::AllCells;
 #else
 using PersistentCells =
@@ -39,9 +43,11 @@ struct PersistentInstances {
   static void visit_shape(int cell, const Wanted& wanted, const F& f) {
     constexpr int kRowTiles = backward ? 1 : (Cell::kGates + 1) / 2;
     using S = WarpShape<kRowTiles, registers / 4 / kRowTiles>;
-    constexpr int kThreads = most_threads(registers, backward);
+    constexpr int kThreads = most_threads(registers, backward, std::is_same_v<Multiplier, Fma>);
     if (wanted(cell, registers, Regime::kOneSm))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InBlock>, Params, kThreads>);
+    if (wanted(cell, registers, Regime::kCluster))
+      f(persistent_kernel<Kernel<Cell, Multiplier, S, InCluster>, Params, kThreads>);
     if (wanted(cell, registers, Regime::kWholeGpu))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughL2>, Params, kThreads>);
   }
@@ -50,8 +56,12 @@ struct PersistentInstances {
 template <class Instances, class Params>
 Result launch_persistent(const Params& p, void* stream, const char* name) {
   const Tiling& t = p.plan.tiling;
-  const dev::Launch shape{static_cast<unsigned>(t.blocks()), static_cast<unsigned>(t.threads()),
-                          static_cast<size_t>(t.shared_bytes), 1, p.plan.regime == Regime::kWholeGpu};
+  dev::Launch shape;
+  shape.blocks = static_cast<unsigned>(t.blocks());
+  shape.threads = static_cast<unsigned>(t.threads());
+  shape.shared_bytes = static_cast<size_t>(t.shared_bytes);
+  shape.cluster = p.plan.regime == Regime::kCluster ? static_cast<unsigned>(t.group_blocks) : 1;
+  shape.cooperative = p.plan.regime == Regime::kWholeGpu;
   Result result{Status::kUnknownCell, 0, name};
   Instances::visit(
       [&](int cell, int registers, Regime regime) {

@@ -22,6 +22,15 @@ int row_tiles(const Request& r) {
   return tiles;
 }
 
+// How many groups run at once. Clusters do not fill a GPU: they lie within a part of it, and leave SMs over there.
+int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu) {
+  return std::max<int64_t>(1, (regime == Regime::kCluster ? gpu.sm_count * 9 / 10 : gpu.sm_count) / group_blocks);
+}
+// Groups that do not wait for anything outside of them may run one after the other.
+int64_t waves(const Tiling& t, Regime regime, const GpuInfo& gpu) {
+  return ceil_div(t.groups, slots(t.group_blocks, regime, gpu));
+}
+
 double step_cycles(const Request& r, const Tiling& t, Regime regime, Multiplier multiplier, const GpuInfo& gpu) {
   const double warps = t.warps(), per_scheduler = std::max(1., warps / 4);
   double product;
@@ -35,11 +44,16 @@ double step_cycles(const Request& r, const Tiling& t, Regime regime, Multiplier 
   const double units = static_cast<double>(t.unit_warps) * t.warp_units;
   double cycles = product + kCell + kBlockBarrier + units * t.tiles * 8 * (r.dtype == DType::kFloat32 ? .75 : .4);
   if (t.slices > 1) cycles += kBlockBarrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
+  const double operand = t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
+  if (regime == Regime::kCluster) {
+    constexpr double kBarrier = 400, kBytesPerCycle = 14;  // of shared memory in another SM
+    cycles += kBarrier + operand / kBytesPerCycle;
+  }
   if (regime == Regime::kWholeGpu) {
     constexpr double kFlag = 1500, kL2BytesPerCycle = 48;
-    cycles += kFlag + 2 * kBlockBarrier + t.tiles * 8. * exchange_width(r) * size_of(r.dtype) / kL2BytesPerCycle;
+    cycles += kFlag + 2 * kBlockBarrier + operand / kL2BytesPerCycle;
   }
-  return cycles * static_cast<double>(regime == Regime::kOneSm ? ceil_div(t.groups, gpu.sm_count) : 1);
+  return cycles * static_cast<double>(waves(t, regime, gpu));
 }
 
 // A step of the general path: two launches, and whichever is slower, arithmetic or reading W_hh.
@@ -54,6 +68,8 @@ double general_cycles(const Request& r, const GpuInfo& gpu) {
 const char* unsuited(const Request& r, const GpuInfo& gpu) {
   if (r.dtype == DType::kFloat64) return "float64 has no persistent kernel";
   if (r.projection) return "a projection has no persistent kernel";
+  constexpr int64_t kMost = 1 << 23;  // the kernels count sequences, units and arrivals in 32 bits
+  if (r.batch >= kMost || r.hidden >= kMost || r.steps >= kMost) return "the sizes are too large";
   if (gpu.major < 8) return "the GPU is older than compute capability 8.0";
   if (gpu.registers_per_sm < kRegistersPerSm || gpu.sm_count < 1) return "the GPU has too few registers";
   return nullptr;
@@ -77,6 +93,21 @@ int64_t exchange_width(const Request& r) { return exchange_gate_width(r) * (r.ba
 
 namespace {
 
+bool is_possible(Regime regime, int64_t blocks, const GpuInfo& gpu) {
+  constexpr int64_t kMostOfCluster = 8;  // what every GPU with clusters allows
+  switch (regime) {
+    case Regime::kOneSm:
+      return blocks == 1;
+    case Regime::kCluster:
+      return blocks > 1 && blocks <= kMostOfCluster && blocks <= gpu.sm_count && gpu.major >= 9;
+    case Regime::kWholeGpu:
+      return blocks > 1 && blocks <= gpu.sm_count && gpu.cooperative;
+    case Regime::kGeneral:
+      break;
+  }
+  return false;
+}
+
 // Calls f with every plan that the GPU can run: registers, shared memory, and all blocks of a group at once.
 template <class F>
 void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) {
@@ -88,28 +119,29 @@ void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) 
     t.row_tiles = row_tiles(r);
     t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
     t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
-    const int64_t slices = ceil_div(depth, t.depth_tiles), most_warps = most_threads(registers, r.backward) / 32;
+    const int64_t slices = ceil_div(depth, t.depth_tiles),
+                  most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma) / 32;
     const int64_t useful_warps = ceil_div(r.hidden, t.warp_units);
     for (int64_t unit_warps = 1; unit_warps * slices <= most_warps && unit_warps <= useful_warps; unit_warps++) {
       t.slices = static_cast<int>(slices), t.unit_warps = static_cast<int>(unit_warps);
       const int64_t blocks = ceil_div(r.hidden, unit_warps * t.warp_units);
-      if (blocks > gpu.sm_count || (blocks > 1 && !gpu.cooperative)) continue;
-      const Regime regime = blocks == 1 ? Regime::kOneSm : Regime::kWholeGpu;
       t.group_blocks = static_cast<int>(blocks);
       t.pitch = static_cast<int>(slices) * t.depth_tiles * 32 + 16;
-      const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
-      if (staging > gpu.shared_per_block_optin) continue;
-      const int64_t per_tile = (regime == Regime::kOneSm ? 2 : 1) * 8 * t.pitch +
-                               (slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0) +
-                               unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
-      const int64_t most_tiles = gpu.shared_per_block_optin / per_tile;
-      int64_t tiles = ceil_div(sequence_tiles, std::min<int64_t>(sequence_tiles, gpu.sm_count / blocks));
-      if (regime == Regime::kOneSm) tiles = std::min(tiles, most_tiles);  // what is left over comes in another wave
-      if (tiles < 1 || tiles > most_tiles) continue;
-      t.tiles = static_cast<int>(tiles);
-      t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
-      t.shared_bytes = std::max(tiles * per_tile, staging);
-      f(Plan{regime, multiplier, t, step_cycles(r, t, regime, multiplier, gpu) / kCyclesPerMicrosecond, ""});
+      for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu}) {
+        if (!is_possible(regime, blocks, gpu)) continue;
+        const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
+        const int64_t per_tile = (regime == Regime::kWholeGpu ? 1 : 2) * 8 * t.pitch +
+                                 (slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0) +
+                                 unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
+        const int64_t most_tiles = gpu.shared_per_block_optin / per_tile;
+        int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks, regime, gpu)));
+        if (regime != Regime::kWholeGpu) tiles = std::min(tiles, most_tiles);  // the others come in another wave
+        if (tiles < 1 || tiles > most_tiles || staging > gpu.shared_per_block_optin) continue;
+        t.tiles = static_cast<int>(tiles);
+        t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
+        t.shared_bytes = std::max(tiles * per_tile, staging);
+        f(Plan{regime, multiplier, t, step_cycles(r, t, regime, multiplier, gpu) / kCyclesPerMicrosecond, ""});
+      }
     }
   }
 }
@@ -124,10 +156,13 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
     return best;
   }
   best.reason = "no persistent kernel is expected to be faster";
+  constexpr double kStart = 6;  // to launch and to load the weights
+  double least = best.microseconds * static_cast<double>(r.steps);
   int plans = 0;
   for_each_persistent_plan(r, gpu, [&](const Plan& p) {
     plans++;
-    if (candidate < 0 && p.microseconds < best.microseconds) best = p;
+    const double expected = kStart + p.microseconds * static_cast<double>(r.steps);
+    if (candidate < 0 && expected < least) best = p, least = expected;
   });
   if (candidate < 0 || plans == 0) return best;
   candidate %= plans;
@@ -144,6 +179,7 @@ Request request_for(const ForwardParams& p, const Context& context, bool backwar
   r.dtype = p.dtype;
   r.tf32 = context.allow_tf32;
   r.batch = p.shape.batch, r.hidden = p.shape.hidden, r.projection = p.shape.projection;
+  r.steps = p.shape.steps;
   return r;
 }
 Plan plan_for(const ForwardParams& p, const Context& context, bool backward) {
@@ -168,9 +204,12 @@ std::string describe(const Plan& p) {
   std::snprintf(text, sizeof text,
                 "persistent, %s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden units, "
                 "depth in %d slice%s, %lld bytes of shared memory; %s; model: %.2f us a step",
-                p.regime == Regime::kOneSm ? "W_hh in one SM" : "W_hh across SMs, flag barrier through L2", t.groups,
-                t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8, t.threads(),
-                t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s", static_cast<long long>(t.shared_bytes),
+                p.regime == Regime::kOneSm     ? "W_hh in one SM"
+                : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
+                                               : "W_hh across SMs, flag barrier through L2",
+                t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
+                t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
+                static_cast<long long>(t.shared_bytes),
                 p.multiplier == Multiplier::kTensorCores ? "tensor cores" : "float32 arithmetic", p.microseconds);
   return text;
 }

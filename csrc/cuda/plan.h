@@ -24,6 +24,7 @@ struct GpuInfo {
 enum class Regime {
   kGeneral,   // a GEMM and a pointwise kernel per step; any size
   kOneSm,     // persistent: a block holds all of W_hh and owns some sequences; blocks do not meet
+  kCluster,   // persistent: the blocks of a cluster share W_hh and write into each other's shared memory (from 9.0 on)
   kWholeGpu,  // persistent: the blocks of a group share W_hh, exchange through L2 and meet at a flag every step
 };
 
@@ -67,6 +68,7 @@ struct Request {
   DType dtype = DType::kFloat32;
   bool tf32 = false;
   int64_t batch = 1, hidden = 1, projection = 0;
+  int64_t steps = 100;
 };
 
 // The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)
@@ -79,10 +81,10 @@ int64_t exchange_gate_width(const Request& r);
 int64_t exchange_width(const Request& r);
 
 // Registers in which a thread holds weights, and how many threads a block may have so that the kernel does not spill:
-// its launch bounds. Backward has more to remember from step to step.
+// its launch bounds. Tensor cores in forward need the fewest others.
 constexpr int kWeightRegisters[] = {64, 128};
-LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward) {
-  return weight_registers > 64 ? 256 : backward ? 384 : 512;
+LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma) {
+  return weight_registers > 64 ? 256 : backward || fma ? 384 : 512;
 }
 
 // Descriptions of GPUs by name, for explain() and tests; null if unknown.

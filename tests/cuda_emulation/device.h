@@ -148,11 +148,13 @@ inline void add_release(uint32_t* flag, uint32_t value) { *flag += value; }
 inline void wait_acquire(const uint32_t* flag, uint32_t value) { emulation::wait("flag", flag, value, true); }
 
 inline unsigned cluster_rank() { return emulation::self().block->cluster_rank; }
-inline unsigned cluster_size() { return emulation::machine().cluster; }
 inline void cluster_sync() { emulation::cluster_wait(emulation::cluster_arrive()); }
-template <class T>
-void store_remote(T* local, T value, unsigned rank) {
-  *emulation::map_shared(local, rank) = value;
+struct alignas(16) Words {
+  uint32_t at[4];
+};
+inline void store_remote(void* local, const Words& x, unsigned rank) {
+  if (reinterpret_cast<uintptr_t>(local) % 16) emulation::fail("misaligned store to another block");
+  *static_cast<Words*>(static_cast<void*>(emulation::map_shared(static_cast<unsigned char*>(local), rank))) = x;
 }
 
 // ---- the host's side

@@ -5,22 +5,29 @@
 
 namespace lstmfast {
 
+// What calls are drawn from.
+struct Draw {
+  std::vector<DType> dtypes;
+  bool projections = false, large = false;
+  int cells = kCells;
+};
+
 struct RandomCall {
   Problem problem;
   Layout layout;
 
   RandomCall() = default;
-  RandomCall(std::mt19937_64& random, const std::vector<DType>& dtypes, bool projections, bool large = false) {
+  RandomCall(std::mt19937_64& random, const Draw& draw) {
     const auto pick = [&](std::initializer_list<int64_t> list) { return list.begin()[random() % list.size()]; };
     const auto chance = [&](uint64_t in) { return random() % in == 0; };
     Problem& p = problem;
-    p.cell = static_cast<int>(random() % kCells);
-    p.dtype = dtypes[random() % dtypes.size()];
+    p.cell = static_cast<int>(random() % static_cast<uint64_t>(draw.cells));
+    p.dtype = draw.dtypes[random() % draw.dtypes.size()];
     p.steps = pick({1, 2, 3, 5});
     p.batch = pick({1, 2, 7, 8, 9, 17});
     p.input = pick({1, 3, 8, 17});
-    p.hidden = large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 33});
-    if (projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
+    p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 33});
+    if (draw.projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
     if (p.projection >= p.hidden) p.projection = 0;
     p.reverse = chance(2);
     if (chance(2)) {
@@ -45,6 +52,17 @@ struct RandomCall {
     if (chance(3)) l.unwanted = static_cast<unsigned>(random()) & ((1u << kGradients) - 1);
   }
 };
+
+// Anything that the planner may choose, and more: GPUs of a few multiprocessors, so that small problems need several
+// blocks and groups, and all of the planner's candidates.
+inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
+  run.context.blas = {naive_gemm, const_cast<bool*>(&tf32)};
+  run.context.allow_tf32 = run.tf32 = tf32;
+  run.context.gpu = *cuda::gpu_named(random() % 2 ? "H100" : "RTX 4090");
+  run.context.gpu.sm_count = static_cast<int>(1 + random() % 8);
+  run.context.candidate = random() % 4 ? static_cast<int>(random() % 64) : -1;
+  run.seed = random() % 5;
+}
 
 inline double check_call(const RandomCall& call, const Run& run) {
   CallCheck check(call.problem, call.layout, run);

@@ -88,21 +88,20 @@ void schedules_differ() {
 }
 
 void clusters() {
-  std::vector<int> got(4);
+  std::vector<unsigned> got(4);
   emulation::run({4, 32, 128, 2}, [&] {
-    auto* place = reinterpret_cast<int*>(dev::shared_memory());
+    auto* place = reinterpret_cast<dev::Words*>(dev::shared_memory());
     dev::cluster_sync();
-    if (dev::thread_index() == 0)
-      dev::store_remote(place, static_cast<int>(dev::block_index()), dev::cluster_rank() ^ 1);
+    if (dev::thread_index() == 0) dev::store_remote(place, {{dev::block_index()}}, dev::cluster_rank() ^ 1);
     dev::cluster_sync();
-    if (dev::thread_index() == 0) got[dev::block_index()] = *place;
+    if (dev::thread_index() == 0) got[dev::block_index()] = place->at[0];
   });
-  CHECK((got == std::vector<int>{1, 0, 3, 2}));
+  CHECK((got == std::vector<unsigned>{1, 0, 3, 2}));
   CHECK(contains(refusal({2, 32, 128, 2},
                          [] {
                            if (dev::block_index() == 1) return;
                            for (int i = 0; i < 50; i++) dev::sync_block();
-                           dev::store_remote(reinterpret_cast<int*>(dev::shared_memory()), 1, 1);
+                           dev::store_remote(dev::shared_memory(), {}, 1);
                          }),
                  "has left"));
 }

@@ -16,9 +16,8 @@ void note(const Problem& problem, const Run& run, std::map<std::string, int>& se
     const cuda::Plan plan = cuda::make_plan(r, run.context.gpu, run.context.candidate);
     const cuda::Tiling& t = plan.tiling;
     std::string s = backward ? "backward" : "forward ";
-    s += plan.regime == cuda::Regime::kGeneral ? ", general"
-         : plan.regime == cuda::Regime::kOneSm ? ", one SM"
-                                               : ", whole GPU";
+    static const char* const kRegimes[] = {", general", ", one SM", ", cluster", ", whole GPU"};
+    s += kRegimes[static_cast<int>(plan.regime)];
     s += plan.multiplier == cuda::Multiplier::kFma ? ", fma" : ", mma";
     if (t.slices > 1) s += ", slices";
     if (t.tiles > 1) s += ", tiles";
@@ -35,15 +34,10 @@ int main(int argc, char** argv) {
   std::map<std::string, int> seen;
   double worst = 0;
   for (int i = 0; i < count; i++) {
-    RandomCall call(random, {DType::kFloat32, DType::kBFloat16, DType::kFloat16}, false, i % 8 == 7);
+    RandomCall call(random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, false, i % 8 == 7});
     Run run;
-    run.tf32 = random() % 2;
-    run.context.blas = {naive_gemm, &run.tf32};
-    run.context.allow_tf32 = run.tf32;
-    run.context.gpu = *cuda::gpu_named(random() % 2 ? "A100" : "RTX 4090");
-    run.context.gpu.sm_count = static_cast<int>(1 + random() % 8);
-    run.context.candidate = random() % 4 ? static_cast<int>(random() % 64) : -1;
-    run.seed = random() % 5;
+    const bool tf32 = random() % 2;
+    draw_run(random, run, tf32);
     if (only >= 0 && i != only) continue;
     note(call.problem, run, seen);
     worst = std::max(worst, check_call(call, run));

@@ -22,11 +22,13 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
   CHECK((p.multiplier == Multiplier::kFma) == (r.dtype == DType::kFloat32 && !r.tf32));
   // Registers: the kernel's weights are an instantiation, and its launch bounds hold.
   CHECK(t.weight_registers() == kWeightRegisters[0] || t.weight_registers() == kWeightRegisters[1]);
-  CHECK(t.threads() >= 32 && t.threads() <= most_threads(t.weight_registers(), r.backward));
+  CHECK(t.threads() >= 32 &&
+        t.threads() <= most_threads(t.weight_registers(), r.backward, p.multiplier == Multiplier::kFma));
   CHECK(t.depth_tiles % 2 == 0);
   CHECK(t.shared_bytes <= gpu.shared_per_block_optin);
   // One block an SM, and blocks that wait for each other all at once.
   CHECK(p.regime != Regime::kOneSm || t.group_blocks == 1);
+  CHECK(p.regime != Regime::kCluster || (gpu.major >= 9 && t.group_blocks <= 8 && t.group_blocks <= gpu.sm_count));
   CHECK(p.regime != Regime::kWholeGpu || (gpu.cooperative && t.blocks() <= gpu.sm_count));
   // Everything is covered: the units, the depth and the sequences; and no group is without work.
   CHECK(static_cast<int64_t>(t.group_blocks) * t.unit_warps * t.warp_units >= r.hidden);
@@ -72,28 +74,31 @@ void choices() {
   for (const char* gpu : {"A100", "RTX 4090", "H100", "H200", "B200"})
     for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
       CHECK(regime(gpu, dtype, 16, 64) == Regime::kOneSm);
-      CHECK(regime(gpu, dtype, 64, 128) == Regime::kOneSm);
       CHECK(regime(gpu, dtype, 64, 128, true) == Regime::kOneSm);
-      for (const int64_t hidden : {256, 512, 1024}) {
-        CHECK(regime(gpu, dtype, 1, hidden) == Regime::kWholeGpu);
-        CHECK(regime(gpu, dtype, 16, hidden, true) == Regime::kWholeGpu);
-      }
+      const bool clusters = gpu_named(gpu)->major >= 9;
+      CHECK(regime(gpu, dtype, 64, 128) == (clusters ? Regime::kCluster : Regime::kOneSm));
+      CHECK(regime(gpu, dtype, 1, 256) == (clusters ? Regime::kCluster : Regime::kWholeGpu));
+      CHECK(regime(gpu, dtype, 1, 1024) == Regime::kWholeGpu);
+      CHECK(regime(gpu, dtype, 16, 1024, true) == Regime::kWholeGpu);
       CHECK(regime(gpu, dtype, 1, 4096) == Regime::kGeneral);  // does not fit into all registers
       CHECK(regime(gpu, dtype, 100000, 1024) == Regime::kGeneral);
     }
   CHECK(regime("H200", DType::kFloat32, 16, 64) == Regime::kOneSm);
   CHECK(regime("H200", DType::kFloat32, 16, 512) == Regime::kWholeGpu);
   CHECK(regime("H200", DType::kFloat64, 16, 64) == Regime::kGeneral);
+  // A few steps are not worth loading the weights of many SMs.
+  CHECK(make_plan({false, 4, DType::kBFloat16, false, 16, 512, 0, 1}, *gpu_named("A100")).regime == Regime::kGeneral);
   GpuInfo no_cooperation = *gpu_named("H200");
   no_cooperation.cooperative = false;
-  CHECK(make_plan({false, 4, DType::kBFloat16, false, 16, 512, 0}, no_cooperation).regime == Regime::kGeneral);
+  CHECK(make_plan({false, 4, DType::kBFloat16, false, 16, 1024, 0}, no_cooperation).regime == Regime::kGeneral);
   CHECK(!gpu_named("no such GPU"));
 }
 
 void words() {
   const GpuInfo& gpu = *gpu_named("H200");
   CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 64, 0}, gpu)).find("one SM") != std::string::npos);
-  CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 512, 0}, gpu)).find("across SMs") !=
+  CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 256, 0}, gpu)).find("cluster") != std::string::npos);
+  CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 1024, 0}, gpu)).find("across SMs") !=
         std::string::npos);
   CHECK(describe(make_plan({false, 4, DType::kFloat64, false, 16, 512, 0}, gpu)).find("float64") != std::string::npos);
   Context context;
