@@ -29,6 +29,10 @@ LF_DEVICE T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);
 }
 
+// The emulation refuses a wide access that a GPU would trap on.
+template <int bytes>
+LF_DEVICE void check_alignment(const void*) {}
+
 // ---- conversions
 LF_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
 LF_DEVICE float float_of(uint32_t u) { return __uint_as_float(u); }

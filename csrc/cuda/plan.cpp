@@ -158,6 +158,7 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
   best.reason = "no persistent kernel is expected to be faster";
   constexpr double kStart = 6;  // to launch and to load the weights
   double least = best.microseconds * static_cast<double>(r.steps);
+  if (candidate < 0 && least <= kStart) return best;
   int plans = 0;
   for_each_persistent_plan(r, gpu, [&](const Plan& p) {
     plans++;

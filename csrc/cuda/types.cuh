@@ -47,10 +47,12 @@ struct alignas(sizeof(T) * V) Pack {
 };
 template <int V, class T>
 LF_DEVICE Pack<T, V> load_pack(const T* p) {
+  dev::check_alignment<alignof(Pack<T, V>)>(p);
   return *reinterpret_cast<const Pack<T, V>*>(p);
 }
 template <int V, class T>
 LF_DEVICE void store_pack(T* p, const Pack<T, V>& v) {
+  dev::check_alignment<alignof(Pack<T, V>)>(p);
   *reinterpret_cast<Pack<T, V>*>(p) = v;
 }
 // The same in the compute type; zeros where there is no memory.

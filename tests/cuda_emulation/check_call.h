@@ -41,6 +41,8 @@ class CallCheck {
     }
     return errors_;
   }
+  // Of every bit of every result.
+  uint64_t digest() const { return digest_; }
   // The largest error over what was allowed.
   double worst() const { return worst_; }
 
@@ -195,6 +197,11 @@ class CallCheck {
     if (!t.defined()) return;
     if (!t.intact()) complain(std::string(mode) + " " + name + ": written outside");
     const Values got = t.values();
+    for (const double x : got) {
+      uint64_t bits;
+      std::memcpy(&bits, &x, sizeof bits);
+      digest_ = (digest_ ^ bits) * 0x100000001b3;
+    }
     for (size_t i = 0; i < got.size(); i++) {
       const double error = std::fabs(got[i] - want[i]);
       const double allowed = exact_ ? 0 : tolerance * (1 + std::fabs(want[i])) * scale_;
@@ -223,6 +230,7 @@ class CallCheck {
   Tensor y_;
   bool exact_ = false;
   double scale_ = 1, worst_ = 0;
+  uint64_t digest_ = 0xcbf29ce484222325;
   std::string errors_;
 };
 

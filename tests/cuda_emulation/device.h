@@ -31,6 +31,11 @@ T shuffle_xor(T v, int mask) {
   });
 }
 
+template <int bytes>
+void check_alignment(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % bytes) emulation::fail("misaligned access");
+}
+
 // ---- conversions
 inline uint32_t bits_of(float x) {
   uint32_t u;
@@ -169,7 +174,8 @@ constexpr int kErrorCooperativeLaunchTooLarge = 720;
 template <class Params>
 int launch(void (*kernel)(Params), const Launch& shape, const Params& params, void* /*stream*/) {
   static_assert(sizeof(Params) <= 4096, "kernel arguments are limited");
-  if (++emulation::options().launches == emulation::options().refuse_launch) return kErrorCooperativeLaunchTooLarge;
+  emulation::options().launches++;
+  if (shape.cooperative && emulation::options().refuses_cooperation) return kErrorCooperativeLaunchTooLarge;
   emulation::run({shape.blocks, shape.threads, shape.shared_bytes, shape.cluster, shape.cooperative},
                  [&] { kernel(params); });
   return 0;

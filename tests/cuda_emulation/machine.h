@@ -25,11 +25,11 @@
 namespace emulation {
 
 struct Options {
-  uint64_t seed = 0;         // 0: round robin; otherwise a random order in each pass
-  int64_t launches = 0;      // counted
-  int refuse_launch = 0;     // the launch with this number, counted from 1, fails as if it were too large
-  bool late_copies = true;   // asynchronous copies land when they are waited for, not when they are issued
-  size_t stack = 128 << 10;  // bytes per fiber
+  uint64_t seed = 0;                 // 0: round robin; otherwise a random order in each pass
+  int64_t launches = 0;              // counted
+  bool refuses_cooperation = false;  // cooperative launches fail as if they were too large
+  bool late_copies = true;           // asynchronous copies land when they are waited for, not when they are issued
+  size_t stack = 128 << 10;          // bytes per fiber
 };
 inline Options& options() {
   static Options o;

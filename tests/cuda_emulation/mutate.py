@@ -10,6 +10,7 @@ fragment registers swapped. The tree is copied, the edit made, the code for one 
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -63,7 +64,15 @@ def build_and_run(work: Path, test: str, calls: int) -> tuple[bool, str]:
     program = work / "program"
     source = work / "tests" / "cuda_emulation" / "mutation_target.cpp"
     includes = [f"-I{work / folder}" for folder in ("csrc", "tests/cuda_emulation", "tests")]
-    command = ["g++", *FLAGS, f"-DTEST_{test.upper()}", *includes, str(source), "-o", str(program)]
+    command = [
+        *os.environ.get("CXX", "g++").split(),
+        *FLAGS,
+        f"-DTEST_{test.upper()}",
+        *includes,
+        str(source),
+        "-o",
+        str(program),
+    ]
     compiled = subprocess.run(command, capture_output=True, text=True)
     if compiled.returncode:
         raise SystemExit(f"does not compile:\n{compiled.stderr[:2000]}")

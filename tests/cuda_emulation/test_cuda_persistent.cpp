@@ -25,6 +25,41 @@ void note(const Problem& problem, const Run& run, std::map<std::string, int>& se
     seen[s]++;
   }
 }
+// The same call has the same bits in every schedule.
+void check_determinism(std::mt19937_64& random) {
+  for (int i = 0; i < 20; i++) {
+    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16}, false, i % 4 == 3});
+    const bool tf32 = random() % 2;
+    Run run;
+    draw_run(random, run, tf32);
+    uint64_t first = 0;
+    for (uint64_t seed = 0; seed < 4; seed++) {
+      run.seed = seed;
+      CallCheck check(call.problem, call.layout, run);
+      CHECK(check().empty());
+      if (seed == 0) first = check.digest();
+      CHECK(check.digest() == first);
+    }
+  }
+}
+
+// A GPU that has less room than its description says: the driver's error is reported, and the general path still works.
+void check_refusal() {
+  std::mt19937_64 random(4);
+  const RandomCall call(random, {{DType::kFloat32}, false, true, 1});
+  const bool tf32 = true;
+  Run run;
+  draw_run(random, run, tf32);
+  run.context.gpu = *cuda::gpu_named("A100");
+  run.context.candidate = 0;
+  emulation::options().refuses_cooperation = true;
+  const std::string errors = CallCheck(call.problem, call.layout, run)();
+  CHECK(errors.find("code 720 from persistent_forward") != std::string::npos);
+  run.context.persistent = false;
+  CHECK(CallCheck(call.problem, call.layout, run)().empty());
+  emulation::options().refuses_cooperation = false;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -44,5 +79,7 @@ int main(int argc, char** argv) {
   }
   for (const auto& [plan, n] : seen) std::printf("%5d  %s\n", n, plan.c_str());
   std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
+  check_determinism(random);
+  check_refusal();
   return finish();
 }
