@@ -4,9 +4,10 @@ import torch  # noqa: F401  its libraries, and the OpenMP runtime with them, mus
 
 from ._C import build_info
 from .convert import ConversionReport, convert, to_torch
+from .explain import explain
 from .functional import lstm, rnn
 from .modules import LSTM, RNN
 
 __version__ = build_info()["version"]
 
-__all__ = ["LSTM", "RNN", "ConversionReport", "build_info", "convert", "lstm", "rnn", "to_torch"]
+__all__ = ["LSTM", "RNN", "ConversionReport", "build_info", "convert", "explain", "lstm", "rnn", "to_torch"]

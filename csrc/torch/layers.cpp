@@ -45,7 +45,8 @@ Matrix mutable_matrix(const at::Tensor& t) {
 // The tensors of a call in a form that can be pointed into, and the parameters of one run (a layer in a direction).
 class Call {
  public:
-  Call(const Arguments& a) : a_(a), problem_(check(a)), input_(readable(a.input)), weights_(a.weights.size()) {
+  Call(const Device& device, const Arguments& a)
+      : a_(a), problem_(check(a, device.reserve_width)), input_(readable(a.input)), weights_(a.weights.size()) {
     for (const at::Tensor& t : a.hx) hx_.push_back(readable(t));
     for (size_t i = 0; i < weights_.size(); i++) weights_[i] = a.weights[i].resolve_neg();
     if (problem_.packed()) {
@@ -106,7 +107,7 @@ class Call {
 }  // namespace
 
 Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward) {
-  const Call call(a);
+  const Call call(device, a);
   const Problem& problem = call.problem();
   const int64_t width = problem.output_width();
   Outputs out;
@@ -129,7 +130,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
       auto p = call.params<ForwardParams>(run, x, y, out.reserve);
       p.h_n = mutable_state(out.h_n, run);
       if (problem.states > 1) p.c_n = mutable_state(out.c_n, run);
-      device.forward(p, call.input());
+      device.forward(p, call.input(), a.allow_tf32);
     }
     if (layer < problem.layers - 1) x = call.drop(y, layer);
   }
@@ -139,7 +140,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
 
 InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
                                const Gradients& grads, const std::vector<bool>& wanted) {
-  const Call call(a);
+  const Call call(device, a);
   const Problem& problem = call.problem();
   const int64_t width = problem.output_width(), packed = problem.packed();
   const size_t states = a.hx.size(), first_weight = 1 + states;
@@ -205,7 +206,7 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
       p.dw_hh = mutable_matrix(dw[1]);
       if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
       if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
-      device.backward(p, input);
+      device.backward(p, input, a.allow_tf32);
     }
     if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
     if (layer == 0 && wanted[0]) out.input = dx;

@@ -10,9 +10,11 @@
 
 namespace lstmfast {
 
+// `like` is a tensor of the call's dtype and device; allow_tf32 as in Arguments.
 struct Device {
-  void (*forward)(ForwardParams& p, const at::Tensor& like);
-  void (*backward)(BackwardParams& p, const at::Tensor& like);
+  ReserveWidth reserve_width;
+  void (*forward)(ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
+  void (*backward)(BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
 };
 
 struct Outputs {

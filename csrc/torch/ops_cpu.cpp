@@ -16,13 +16,14 @@ void check_status(Status s) {
   TORCH_INTERNAL_ASSERT(s == Status::kOk, "lstmfast: kernel status ", static_cast<int>(s));
 }
 
-const Device kCpu{[](ForwardParams& p, const at::Tensor& like) {
+const Device kCpu{cpu::reserve_width,
+                  [](ForwardParams& p, const at::Tensor& like, std::optional<bool>) {
                     p.isa = cpu::isa();
                     const at::Tensor memory = workspace(cpu::forward_workspace_bytes(p), like);
                     p.workspace = memory.mutable_data_ptr();
                     check_status(cpu::forward(p));
                   },
-                  [](BackwardParams& p, const at::Tensor& like) {
+                  [](BackwardParams& p, const at::Tensor& like, std::optional<bool>) {
                     p.isa = cpu::isa();
                     const at::Tensor memory = workspace(cpu::backward_workspace_bytes(p), like);
                     p.workspace = memory.mutable_data_ptr();
