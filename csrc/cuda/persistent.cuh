@@ -58,9 +58,9 @@ struct SharedMemory {
   unsigned char* operand;
   float *sums, *state;
 
-  LF_DEVICE SharedMemory(const Tiling& t, int operand_tiles) {
+  LF_DEVICE SharedMemory(const Tiling& t, int operand_rows) {
     operand = dev::shared_memory();
-    sums = reinterpret_cast<float*>(operand + operand_tiles * t.tiles * kTileSequences * t.pitch);
+    sums = reinterpret_cast<float*>(operand + operand_rows * t.pitch);
     state = sums + (t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32 : 0);
   }
   // Value i of the state that this thread keeps for tile j: a place that no other thread touches.
@@ -105,10 +105,10 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
   exchange.acquire(s);
   const int depth = at.slice * S::kDepthTiles * kTileBytes;
   const auto multiply = [&](int j) {
+    exchange.arrive(s, j);
     dev::sync_warp();  // lanes may come from different branches of the cell
     Sums<S> sums{};
-    Multiplier::multiply(sums, weights, exchange.tile(s) + j * kTileSequences * at.t.pitch + depth, at.t.pitch,
-                         at.lane);
+    Multiplier::multiply(sums, weights, exchange.tile(s, j) + depth, at.t.pitch, at.lane);
     return sums;
   };
   const bool alone = at.t.slices == 1;
@@ -141,7 +141,10 @@ struct PersistentForwardKernel {
   float bias[kGroups][kGates];
 
   LF_DEVICE explicit PersistentForwardKernel(const PersistentForward& params)
-      : p(params), at(p.plan.tiling), shared(p.plan.tiling, ExchangePolicy<T>::kTiles), exchange(p, shared.operand) {}
+      : p(params),
+        at(p.plan.tiling),
+        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
+        exchange(p, shared.operand) {}
 
   LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
 
@@ -189,13 +192,14 @@ struct PersistentForwardKernel {
         }
     shared.clear_operand();
     dev::sync_block();
-    const int rows = at.t.tiles * kTileSequences;
-    const int given = p.h0.data ? (p.batch - at.first < rows ? p.batch - at.first : rows) : 0;
-    for (int n = at.warp; n < given; n += at.t.warps())
-      for (int u = at.lane; u < p.hidden; u += 32)
-        reinterpret_cast<T*>(exchange.tile(0) + n * at.t.pitch)[u] = Multiplier::rounded(row<T>(p.h0, at.first + n)[u]);
-    dev::sync_block();
     exchange.begin();
+    for (int j = at.slice; p.h0.data && j < at.t.tiles; j += at.t.slices)
+#pragma unroll
+      for (int i = 0; i < kGroups * 2; i++) {
+        const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
+        if (n < p.batch && u < p.hidden) exchange.put(0, local, u, Multiplier::rounded(row<T>(p.h0, n)[u]));
+      }
+    exchange.release(0);
   }
 
   LF_DEVICE float* gates(const DeviceStep& step, int n) const {
@@ -229,7 +233,7 @@ struct PersistentForwardKernel {
         const int u = unit(group);
         if (u >= p.hidden) continue;
         if (n >= step.active) {  // it has ended, or not begun: what it had stays
-          exchange.put(s + 1, local, u, reinterpret_cast<const T*>(exchange.tile(s) + local * at.t.pitch)[u]);
+          exchange.put(s + 1, local, u, exchange.held(s, local, u));
           continue;
         }
         float x[kGates], in[Cell::kStates], out[Cell::kStates], keep[Cell::kSaved];
@@ -275,7 +279,10 @@ struct PersistentBackwardKernel {
   const ExchangePolicy<T> exchange;
 
   LF_DEVICE explicit PersistentBackwardKernel(const PersistentBackward& params)
-      : p(params), at(p.plan.tiling), shared(p.plan.tiling, ExchangePolicy<T>::kTiles), exchange(p, shared.operand) {}
+      : p(params),
+        at(p.plan.tiling),
+        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
+        exchange(p, shared.operand) {}
 
   LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
 
@@ -293,6 +300,7 @@ struct PersistentBackwardKernel {
     shared.clear_operand();
     dev::sync_block();
     exchange.begin();
+    exchange.release(0);  // zeros: the product of the first step is not used
     // Against forward's order. After the last step one more product gives the gradient of h0.
     DeviceStep after = device_step(p, -1), step = device_step(p, p.reverse ? 0 : p.steps - 1);
     const int products = p.steps + (p.dh0.data || p.dc0.data ? 1 : 0);

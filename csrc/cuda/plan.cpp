@@ -51,7 +51,7 @@ double step_cycles(const Request& r, const Tiling& t, Regime regime, Multiplier 
   }
   if (regime == Regime::kWholeGpu) {
     constexpr double kFlag = 1500, kL2BytesPerCycle = 48;
-    cycles += kFlag + 2 * kBlockBarrier + operand / kL2BytesPerCycle;
+    cycles += kFlag + (1 + t.tiles) * kBlockBarrier + operand / kL2BytesPerCycle;
   }
   return cycles * static_cast<double>(waves(t, regime, gpu));
 }
@@ -130,16 +130,18 @@ void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) 
       for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu}) {
         if (!is_possible(regime, blocks, gpu)) continue;
         const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
-        const int64_t per_tile = (regime == Regime::kWholeGpu ? 1 : 2) * 8 * t.pitch +
-                                 (slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0) +
+        // The operand of all tiles twice, or of two tiles; and for each tile the slices' sums and the cell's state.
+        const bool streams = regime == Regime::kWholeGpu;
+        const int64_t operand = 2 * 8 * t.pitch;
+        const int64_t per_tile = (streams ? 0 : operand) + (slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0) +
                                  unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
-        const int64_t most_tiles = gpu.shared_per_block_optin / per_tile;
+        const int64_t most_tiles = (gpu.shared_per_block_optin - (streams ? operand : 0)) / per_tile;
         int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks, regime, gpu)));
-        if (regime != Regime::kWholeGpu) tiles = std::min(tiles, most_tiles);  // the others come in another wave
+        if (!streams) tiles = std::min(tiles, most_tiles);  // the others come in another wave
         if (tiles < 1 || tiles > most_tiles || staging > gpu.shared_per_block_optin) continue;
         t.tiles = static_cast<int>(tiles);
         t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
-        t.shared_bytes = std::max(tiles * per_tile, staging);
+        t.shared_bytes = std::max(tiles * per_tile + (streams ? operand : 0), staging);
         f(Plan{regime, multiplier, t, step_cycles(r, t, regime, multiplier, gpu) / kCyclesPerMicrosecond, ""});
       }
     }
