@@ -66,7 +66,7 @@ def test_what_the_toolkit_lacks_comes_from_torchs_packages(tmp_path, toolkit, to
     found = cuda_build.choose({"CUDA_HOME": str(toolkit), "PATH": ""}, torch_with_packages)
     packages = tmp_path / "site" / "nvidia" / "cu13"
     assert found.nvcc == toolkit / "bin" / "nvcc"
-    assert found.include_dirs == [packages / "include"]
+    assert found.include_dirs == [toolkit / "include", packages / "include"]
     assert found.cublas == packages / "lib" / "libcublas.so.13"
     assert found.architectures == ["80-real", "86-real", "89-real", "90-real", "100-real", "120"]
     assert found.definitions()["LSTMFAST_CUDA_ARCHITECTURES"] == "80-real;86-real;89-real;90-real;100-real;120"
@@ -75,7 +75,7 @@ def test_what_the_toolkit_lacks_comes_from_torchs_packages(tmp_path, toolkit, to
 def test_a_whole_toolkit_needs_no_packages(tmp_path):
     home = make_toolkit(tmp_path / "cuda", "12.8", cuda_build.LIBRARY_HEADERS, "libcublas.so")
     found = cuda_build.choose({"CUDA_PATH": str(home)}, make_torch(tmp_path / "site", "12.6"))
-    assert found.include_dirs == []
+    assert found.include_dirs == [home / "include"]
     assert found.cublas == home / "lib64" / "libcublas.so"
 
 
@@ -90,7 +90,7 @@ def test_packages_of_one_library_each(tmp_path):
         add_files(site / "nvidia" / name / "include", headers)
     add_files(site / "nvidia" / "cublas" / "lib", ("libcublas.so.12",))
     found = cuda_build.choose({"CUDA_HOME": str(home)}, make_torch(site, "12.6"))
-    assert [folder.parent.name for folder in found.include_dirs] == ["cublas", "cusparse", "cusolver"]
+    assert [folder.parent.name for folder in found.include_dirs[1:]] == ["cublas", "cusparse", "cusolver"]
     assert found.cublas.name == "libcublas.so.12"
 
 

@@ -58,6 +58,16 @@ def test_refusals(arguments, message):
         lstmfast.explain(*arguments)
 
 
+def test_gpu_info():
+    info = _C.gpu_info("H200")
+    assert info["multiprocessors"] == 132
+    assert info["capability"] == (9, 0)
+    assert info["persistent"]
+    if lstmfast.build_info()["cuda"] is None:
+        with pytest.raises(ValueError, match="no CUDA"):
+            _C.gpu_info(0)
+
+
 def test_unknown_gpu_is_refused():
     with pytest.raises(ValueError, match="no GPU is described as 'Voodoo2'"):
         lstmfast.explain(nn.LSTM(3, 4), 2, 2, gpu="Voodoo2")

@@ -49,15 +49,17 @@ def test_a_failed_build_ends_the_run(tmp_path):
     assert "ValueError" in log
 
 
-def test_a_stage_that_takes_too_long_is_ended_with_its_children(tmp_path):
+def test_a_stage_that_takes_too_long_is_ended_with_its_children(tmp_path, monkeypatch):
     ticks = tmp_path / "ticks"
     child = f"""
-import time
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 while True:
     with open({str(ticks)!r}, "a") as file: file.write(".")
     time.sleep(0.05)
 """
     code = f"import subprocess, sys; print('begun', flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
+    monkeypatch.setattr(gpu_check, "GRACE", 0.5)
     records, log = check(tmp_path, stage("slow", python(code, limit=2.0)))
     assert records[0]["problems"][0].startswith("ended after its 2 s")
     assert "begun" in log

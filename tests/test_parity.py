@@ -187,11 +187,13 @@ def run_module(package, case: Case, dtype: torch.dtype, tensors: dict[str, torch
     """[output, h_n(, c_n)] of the module whose parameters are the very tensors given."""
     module = make_module(package, case, dtype)
     states = [tensors[name] for name in ("h0", "c0") if name in tensors]
+    weights = {name: tensors[name] for name, _ in module.named_parameters()}
     if package is nn and tensors["input"].is_cuda:  # cuDNN takes no others
         states = [state.contiguous() for state in states]
-    for name, _ in list(module.named_parameters()):
+        weights = {name: weight.detach().contiguous() for name, weight in weights.items()}
+    for name, weight in weights.items():
         delattr(module, name)
-        setattr(module, name, nn.Parameter(tensors[name], requires_grad=tensors[name].requires_grad))
+        setattr(module, name, nn.Parameter(weight, requires_grad=tensors[name].requires_grad))
         tensors[name] = getattr(module, name)
     hx = None if not states else states[0] if len(states) == 1 else tuple(states)
     return tensors_of(module(pack(case, tensors["input"]), hx))

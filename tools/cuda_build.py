@@ -30,7 +30,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class CudaBuild:
-    """nvcc, include folders beyond the toolkit's own, the cuBLAS to link, architectures as CMake writes them."""
+    """nvcc, the include folders of CUDA and its libraries, the cuBLAS to link, architectures as CMake writes them."""
 
     nvcc: Path
     include_dirs: list[Path]
@@ -42,7 +42,7 @@ class CudaBuild:
             "LSTMFAST_CUDA": "ON",
             "CMAKE_CUDA_COMPILER": str(self.nvcc),
             "LSTMFAST_CUDA_ARCHITECTURES": ";".join(self.architectures),
-            "CUDA_LIBRARY_INCLUDE_DIRS": ";".join(map(str, self.include_dirs)),
+            "CUDA_INCLUDE_DIRS": ";".join(map(str, self.include_dirs)),
             "CUBLAS_LIBRARY": str(self.cublas),
         }
 
@@ -80,7 +80,8 @@ def _find(environment: Mapping[str, str], torch: ModuleType) -> CudaBuild:
     wheels = wheel_folders(Path(torch.__file__).resolve().parent.parent, major)
     return CudaBuild(
         nvcc,
-        library_include_dirs(home, [folder / "include" for folder in wheels]),
+        # The toolkit's first: its headers are the ones that nvcc sees.
+        [home / "include", *library_include_dirs(home, [folder / "include" for folder in wheels])],
         find_cublas([*(folder / "lib" for folder in wheels), home / "lib64", home / "lib"], major),
         architectures(environment.get("TORCH_CUDA_ARCH_LIST") or present_capabilities(torch) or ALL_ARCHITECTURES),
     )

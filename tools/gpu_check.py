@@ -11,6 +11,7 @@ result files. Exits with 1 if a stage failed, or 2 if the machine lacks what a s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -28,6 +29,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST_LOG = 12 * 2**20  # bytes; what is over it is cut out of the middle
 WHOLE_LIMIT = 535.0
+GRACE = 3.0  # seconds between the request to end and the end
 
 # dtype and --precision of the bench's runs.
 BENCH_RUNS = (("bfloat16", "highest"), ("float16", "highest"), ("float32", "high"), ("float32", "highest"))
@@ -92,7 +94,7 @@ def sanitizer_commands(out: Path, limit: float) -> list[Command]:
 
 
 def bench_commands(out: Path, limit: float) -> list[Command]:
-    short = ["--pairs", "7", "--min-time", "0.005", "--max-time", "1"]
+    short = ["--pairs", "5", "--min-time", "0.003", "--max-time", "0.5"]
     return [
         Command(
             [
@@ -110,10 +112,10 @@ def bench_commands(out: Path, limit: float) -> list[Command]:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("build", 170, ("torch", "setuptools", "pybind11"), build_commands, stops=True),
-        Stage("tests", 190, ("pytest", "numpy"), test_commands),
-        Stage("sanitizer", 75, (), sanitizer_commands),
-        Stage("bench", 100, ("tqdm",), bench_commands),
+        Stage("build", 120, ("torch", "setuptools", "pybind11"), build_commands, stops=True),
+        Stage("tests", 150, ("pytest", "numpy"), test_commands),
+        Stage("sanitizer", 100, (), sanitizer_commands),
+        Stage("bench", 165, ("tqdm",), bench_commands),
     )
 }
 
@@ -152,24 +154,30 @@ def run(command: Command, log: IO[bytes]) -> str:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    timer = _end_later(process, command.limit)
+    # First as a request: what has been built or measured is then left in order.
+    timers = [
+        _signal_later(process, signal.SIGTERM, command.limit),
+        _signal_later(process, signal.SIGKILL, command.limit + GRACE),
+    ]
     for line in process.stdout:
         log.write(line)
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
     status = process.wait()
-    timer.cancel()
+    for timer in timers:
+        timer.cancel()
     if time.monotonic() - began >= command.limit:
         return f"ended after its {command.limit:.0f} s"
     return "" if status == 0 else f"exit status {status}"
 
 
-def _end_later(process: subprocess.Popen, seconds: float) -> threading.Timer:
-    def end() -> None:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+def _signal_later(process: subprocess.Popen, number: int, seconds: float) -> threading.Timer:
+    def send() -> None:
+        # The group may be there still when its leader is not, and would keep the output open.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(seconds, send)
     timer.daemon = True
     timer.start()
     return timer

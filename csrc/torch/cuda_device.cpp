@@ -56,18 +56,15 @@ void CudaDevice::prepare(c10::DeviceIndex index) {
   check_cuda(result.code, result.where);
 }
 
-const cuda::GpuInfo& CudaDevice::info(c10::DeviceIndex index) {
+CudaDevice& CudaDevice::described(c10::DeviceIndex index) {
   CudaDevice& device = at(index);
   std::call_once(device.described_, [&] { device.describe(index); });
-  return device.info_;
+  return device;
 }
 
 CudaDevice& CudaDevice::ready(c10::DeviceIndex index) {
-  CudaDevice& device = at(index);
-  std::call_once(device.prepared_, [&] {
-    info(index);
-    device.prepare(index);
-  });
+  CudaDevice& device = described(index);
+  std::call_once(device.prepared_, [&] { device.prepare(index); });
   return device;
 }
 

@@ -14,8 +14,8 @@ class CudaDevice {
   // The device, ready for kernels; it must be the current one. Thread-safe. Throws if the GPU is too old for lstmfast
   // or for what this build was compiled for, or CUDA fails; then the next call tries again.
   static CudaDevice& ready(c10::DeviceIndex index);
-  // The description alone. Throws if there is no such device.
-  static const cuda::GpuInfo& info(c10::DeviceIndex index);
+  // The device as it is, described but perhaps not ready. Throws if there is no such device.
+  static CudaDevice& described(c10::DeviceIndex index);
 
   const cuda::GpuInfo& info() const { return info_; }
   // Whether kernels that need all their blocks at once may be tried: not any more, once the driver has refused one

@@ -96,24 +96,42 @@ int64_t reserve_width(const std::string& cell, const std::string& dtype, int64_t
   return width(cell_named(cell), dtype_named(dtype), hidden, projection);
 }
 
-cuda::GpuInfo gpu_of(const std::variant<std::string, int>& gpu) {
+// A GPU by its name, or the device with an index as calls would find it now.
+cuda::Context context_of(const std::variant<std::string, int>& gpu) {
+  cuda::Context context;
   if (const auto* name = std::get_if<std::string>(&gpu)) {
     const cuda::GpuInfo* info = cuda::gpu_named(*name);
     if (!info) throw std::invalid_argument("no GPU is described as '" + *name + "'");
-    return *info;
+    context.gpu = *info;
+    return context;
   }
 #if defined(LSTMFAST_HAS_CUDA)
-  return CudaDevice::info(static_cast<c10::DeviceIndex>(std::get<int>(gpu)));
+  const CudaDevice& device = CudaDevice::described(static_cast<c10::DeviceIndex>(std::get<int>(gpu)));
+  context.gpu = device.info();
+  context.persistent = device.persistent();
+  return context;
 #else
   throw std::invalid_argument("this build has no CUDA: name a GPU instead of a device");
 #endif
 }
 
+py::dict gpu_info(const std::variant<std::string, int>& gpu) {
+  const cuda::Context context = context_of(gpu);
+  py::dict d;
+  d["multiprocessors"] = context.gpu.sm_count;
+  d["capability"] = py::make_tuple(context.gpu.major, context.gpu.minor);
+  d["shared_per_block"] = context.gpu.shared_per_block_optin;
+  d["registers_per_multiprocessor"] = context.gpu.registers_per_sm;
+  d["l2_bytes"] = context.gpu.l2_bytes;
+  d["cooperative"] = context.gpu.cooperative;
+  d["persistent"] = context.persistent;
+  return d;
+}
+
 std::string cuda_plan(const std::string& cell, const std::string& dtype, int64_t steps, int64_t batch, int64_t input,
                       int64_t hidden, int64_t projection, bool backward, bool allow_tf32,
                       const std::variant<std::string, int>& gpu) {
-  cuda::Context context;
-  context.gpu = gpu_of(gpu);
+  cuda::Context context = context_of(gpu);
   context.allow_tf32 = allow_tf32;
   BackwardParams p;
   p.cell = cell_named(cell);
@@ -166,6 +184,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
         py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("backward"), py::arg("allow_tf32"),
         py::arg("gpu"));
+  m.def("gpu_info", &gpu_info, py::arg("gpu"));
   m.def("gpu_names", &cuda::gpu_names);
   m.def("allow_tf32", [] { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); });
 }

@@ -29,6 +29,12 @@ void check(const cuda::Result& result) {
   TORCH_INTERNAL_ASSERT(false, "lstmfast: kernel status ", static_cast<int>(result.status));
 }
 
+// A launch that the driver cannot place: blocks that must run at once do not fit into what the process has of the GPU.
+bool is_refusal(const cuda::Result& result) {
+  return result.status == Status::kLaunchFailed &&
+         (result.code == cudaErrorCooperativeLaunchTooLarge || result.code == cudaErrorLaunchOutOfResources);
+}
+
 // One run (a layer in one direction) on the device and stream of the tensors.
 template <class Params>
 void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
@@ -52,8 +58,7 @@ void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
     return kernels(p, context);
   };
   cuda::Result result = attempt();
-  if (result.status == Status::kLaunchFailed && result.code == cudaErrorCooperativeLaunchTooLarge &&
-      context.persistent) {
+  if (context.persistent && is_refusal(result)) {
     // Nothing has been computed that the repetition does not compute again. A smaller part of the GPU than its
     // description says is ours: so it will be next time.
     static_cast<void>(cudaGetLastError());

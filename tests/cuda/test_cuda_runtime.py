@@ -12,6 +12,7 @@ from cases import CELLS, Options, build, make_hx, make_packed, states_of, tensor
 from torch import nn
 
 import lstmfast
+from lstmfast import _C
 
 # Options and sizes (H, B) that together meet every regime of the plans, on a large GPU.
 SETUPS = [
@@ -416,6 +417,24 @@ def test_build_info():
     info = lstmfast.build_info()
     assert info["cuda"].split(".")[0] == torch.version.cuda.split(".")[0]
     assert info["cuda_architectures"]
+
+
+def test_the_gpu_is_described_as_it_is():
+    properties, info = torch.cuda.get_device_properties(0), _C.gpu_info(0)
+    assert info["multiprocessors"] == properties.multi_processor_count
+    assert info["capability"] == (properties.major, properties.minor)
+    assert info["l2_bytes"] == properties.L2_cache_size
+    assert info["shared_per_block"] == properties.shared_memory_per_block_optin
+    assert info["registers_per_multiprocessor"] == properties.regs_per_multiprocessor
+    assert info["cooperative"]
+
+
+@SETUP
+@DTYPE
+def test_no_launch_is_refused(setup, dtype):
+    """A plan that the driver refuses would be hidden by the general path, which takes over."""
+    Training(*setup, dtype).run()
+    assert _C.gpu_info(0)["persistent"]
 
 
 @pytest.mark.parametrize("cell", CELLS)
