@@ -9,8 +9,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP_BUILD := build/python
-CPP_FILES := $(shell find csrc tests/cpp -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
-EXTENSION_SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml VERSION
+
+# Everything about CUDA: docs/gpu-check.md
+STAGES ?=
+CUDA_TORCH ?= 2.11.0
+CUDA_ARCHITECTURES ?= 9.0
+CUDA_VENV ?= build/cuda-venv
+CUDA_CHECK := build/cuda-check
+EMULATED := build/emulated
+
+CPP_FILES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
+EXTENSION_SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py tools/cuda_build.py pyproject.toml VERSION
 
 # Each stamp is touched when its step has been done, so that no step is done twice.
 VENV_STAMP := $(VENV)/.created
@@ -24,9 +33,10 @@ EXTENSION_STAMP := $(CPP_BUILD)/.installed
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help env build demo test test-all cpp-test sanitize lint format wheel clean
+.PHONY: cuda-compile cuda-emulation-test build-cuda-check gpu-check
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(TORCH_STAMP) $(TOOLS_STAMP) $(DEV_STAMP) ## create .venv and install what building, testing and the examples need
 
@@ -52,6 +62,33 @@ sanitize: $(TOOLS_STAMP) ## the C++ tests under the address and undefined-behavi
 	  -DLSTMFAST_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
 	cmake --build build/sanitize --target cpp_tests
 	ctest --test-dir build/sanitize --output-on-failure
+
+# The kernels need nvcc alone. The binding is compiled against torch's headers as they are in a CPU build, with stand-ins
+# for the few that are missing there; it cannot be linked.
+cuda-compile: build ## compile the CUDA kernels, watching registers and spills, and the binding (nothing without nvcc)
+	@if [ -x "$$CUDA_HOME/bin/nvcc" ] || command -v nvcc; then set -ex; \
+	  $(BIN)/python tools/check_cuda_kernels.py; \
+	  cmake --build $(CPP_BUILD) --target cuda_binding_check; \
+	else echo "nvcc was not found: no CUDA kernel has been compiled"; fi
+
+# No module of this build may lie in lstmfast/, where the other build's is: pytest, not `python -m pytest`, which would
+# find that one first. Left out: the fake kernels, which answer for the CPU's, and what only threads of a CPU can do.
+cuda-emulation-test: $(TOOLS_STAMP) $(DEV_STAMP) ## the Python tests of layouts and gradients with the CUDA kernels on an emulated GPU
+	LSTMFAST_CUDA=0 LSTMFAST_BUILD_DIR=$(EMULATED) LSTMFAST_CMAKE_ARGS=-DLSTMFAST_EMULATE_CUDA=ON \
+	  $(BIN)/python setup.py -q build --build-base $(EMULATED)/setuptools --build-lib $(EMULATED)/lib
+	PYTHONPATH=$(EMULATED)/lib $(BIN)/pytest tests/test_layouts.py tests/test_gradients.py -m "not slow" \
+	  -k "not opcheck and not compile" -p no:cacheprovider $(PYTEST_ARGS)
+
+build-cuda-check: $(CUDA_VENV)/.created ## build against a CUDA build of torch (some 5 GB are fetched), import, test; needs nvcc, no GPU
+	LSTMFAST_CUDA=1 LSTMFAST_BUILD_DIR=$(CUDA_CHECK) TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHITECTURES)" \
+	  $(CUDA_VENV)/bin/python setup.py -q build --build-base $(CUDA_CHECK)/setuptools --build-lib $(CUDA_CHECK)/lib
+	PYTHONPATH=$(CUDA_CHECK)/lib $(CUDA_VENV)/bin/python -P -c "import lstmfast; print(lstmfast.build_info())"
+	PYTHONPATH=$(CUDA_CHECK)/lib $(CUDA_VENV)/bin/pytest tests/test_ops.py tests/test_layouts.py tests/test_explain.py \
+	  tests/cuda -m "not slow" -p no:cacheprovider $(PYTEST_ARGS)
+
+# With the Python and the packages that are there: no virtual environment, no network.
+gpu-check: ## on a machine with a GPU: build, tests, compute-sanitizer, bench (PYTHON=..., STAGES="build tests", OUT=folder)
+	$(PYTHON) tools/gpu_check.py $(STAGES)
 
 lint: $(DEV_STAMP) ## check style and format of Python and C++
 	$(BIN)/ruff check .
@@ -85,6 +122,12 @@ $(TOOLS_STAMP): requirements/build.txt $(VENV_STAMP)
 
 $(DEV_STAMP): requirements/dev.txt $(TORCH_STAMP)
 	$(PIP) install -r $<
+	@touch $@
+
+$(CUDA_VENV)/.created:
+	$(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip --disable-pip-version-check install torch==$(CUDA_TORCH) numpy pytest hypothesis \
+	  expecttest -r requirements/build.txt
 	@touch $@
 
 $(EXTENSION_STAMP): $(TORCH_STAMP) $(TOOLS_STAMP) $(EXTENSION_SOURCES)

@@ -79,7 +79,9 @@ def choose(options: argparse.Namespace) -> list[Point]:
         shapes = points.STANDARD_CUDA
     modes = preset.modes if options.mode is None else _MODES[options.mode]
     most = torch.get_num_threads()
-    threads = options.threads or (sorted({1, most}) if options.preset == "standard" else [most])
+    # The GPU does not care how many threads the CPU has.
+    both = options.preset == "standard" and options.device == "cpu"
+    threads = options.threads or (sorted({1, most}) if both else [most])
     fixed = {"precision": options.precision, "device": options.device, "peer": options.peer, "metric": preset.metric}
     if options.preset == "scaling":
         base = points.grid(shapes, options.cell, options.dtype, options.variant, modes, threads[-1:], **fixed)

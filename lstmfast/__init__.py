@@ -4,6 +4,7 @@ import torch  # noqa: F401  its libraries, and the OpenMP runtime with them, mus
 
 from ._C import build_info, set_weight_cache_limit, weight_cache_info
 from .convert import ConversionReport, convert, to_torch
+from .explain import explain
 from .functional import lstm, rnn
 from .modules import LSTM, RNN
 
@@ -15,6 +16,7 @@ __all__ = [
     "ConversionReport",
     "build_info",
     "convert",
+    "explain",
     "lstm",
     "rnn",
     "set_weight_cache_limit",

@@ -29,6 +29,7 @@ class Options(NamedTuple):
     bidirectional: bool
     dropout: float
     states: int  # tensors of hx that were given: 0, 1 or 2
+    allow_tf32: bool | None  # ops.allows_tf32(), as it was for forward
 
     def split(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """``tensors`` = (*hx, *weights) taken apart."""
@@ -77,7 +78,8 @@ def recurrent(
             [_autocast(w, to) for w in weights],
         )
     mask = _dropout_mask(cell, input, weights, has_biases, num_layers, bidirectional, dropout) if dropout > 0 else None
-    options = Options(cell, has_biases, num_layers, bidirectional, dropout, len(hx))
+    allow_tf32 = ops.allows_tf32(input)
+    options = Options(cell, has_biases, num_layers, bidirectional, dropout, len(hx), allow_tf32)
     tensors = (*hx, *weights)
     needs_grad = torch.is_grad_enabled() and (input.requires_grad or any(t.requires_grad for t in tensors))
     # The compiler sees the bare op, one node with a gradient of its own (lstmfast.ops).
@@ -87,7 +89,9 @@ def recurrent(
         if needs_grad:
             output, h_n, *c_n = RecurrentFunction.apply(options, input, batch_sizes, mask, *tensors)
             return output, h_n, c_n[0] if c_n else None
-    output, h_n, c_n, _, _ = ops.forward(cell, input, batch_sizes, hx, weights, mask, *options.arguments(), needs_grad)
+    output, h_n, c_n, _, _ = ops.forward(
+        cell, input, batch_sizes, hx, weights, mask, *options.arguments(), needs_grad, allow_tf32
+    )
     return output, h_n, c_n if ops.CELLS[cell]["states"] > 1 else None
 
 
@@ -100,7 +104,7 @@ class RecurrentFunction(torch.autograd.Function):
     ):
         hx, weights = options.split(tensors)
         output, h_n, c_n, hidden, reserve = ops.forward(
-            options.cell, input, batch_sizes, hx, weights, mask, *options.arguments(), True
+            options.cell, input, batch_sizes, hx, weights, mask, *options.arguments(), True, options.allow_tf32
         )
         ctx.save_for_backward(input, batch_sizes, mask, output, hidden, reserve, *tensors)
         ctx.options = options
@@ -152,6 +156,7 @@ class BackwardCall(NamedTuple):
             self.hidden,
             self.reserve,
             self.wanted,
+            self.options.allow_tf32,
         )
         return [d if wanted else None for d, wanted in zip((d_input, *d_hx, *d_weights), self.wanted, strict=True)]
 

@@ -11,6 +11,7 @@ hidden     ``[L-1, *output.shape]``                    lower layers' outputs bef
 reserve    ``[L*D, rows, width]``, float32 or float64  what backward needs, in a private layout; empty unless saved
 =========  ==========================================  ===========================================================
 
+``allow_tf32`` is read for float32 on CUDA; None means the setting of torch.backends.cudnn.rnn at the time of the call.
 ``backward`` returns an empty tensor for each gradient that ``output_mask`` (input, hx..., weights...) does not want.
 """
 
@@ -25,6 +26,14 @@ forward = torch.ops.lstmfast.forward.default
 backward = torch.ops.lstmfast.backward.default
 
 CELLS: dict[str, dict[str, int]] = _C.cells()
+
+
+def allows_tf32(input: Tensor) -> bool | None:
+    """torch.backends.cudnn's setting for recurrent layers, read once for forward and backward of a call; None where it
+    means nothing. A compiled graph passes None as well: its ops read the setting when they run."""
+    if input.dtype != torch.float32 or not input.is_cuda or torch.compiler.is_compiling():
+        return None
+    return _C.allow_tf32()
 
 
 def _sizes(cell: str, weights: list[Tensor], has_biases: bool, num_layers: int, bidirectional: bool):
@@ -56,6 +65,7 @@ def _forward_fake(
     bidirectional,
     dropout,
     save_for_backward,
+    allow_tf32=None,
 ):
     _check_devices(input, [*hx, *weights])
     hidden_size, proj_size, directions = _sizes(cell, weights, has_biases, num_layers, bidirectional)
@@ -76,9 +86,10 @@ def _forward_fake(
     c_n = input.new_empty((runs, batch, hidden_size) if states > 1 else (0,))
     if not save_for_backward:
         return output, h_n, c_n, input.new_empty((0,)), input.new_empty((0,))
-    is_double = input.dtype == torch.float64
-    reserve_width = _C.reserve_width(cell, is_double, int(hidden_size), int(proj_size))
-    reserve = input.new_empty((runs, rows, reserve_width), dtype=torch.float64 if is_double else torch.float32)
+    dtype = str(input.dtype).removeprefix("torch.")
+    reserve_width = _C.reserve_width(cell, dtype, int(hidden_size), int(proj_size), input.device.type)
+    compute_type = torch.float64 if input.dtype == torch.float64 else torch.float32
+    reserve = input.new_empty((runs, rows, reserve_width), dtype=compute_type)
     return output, h_n, c_n, input.new_empty((num_layers - 1, *rows_shape, width)), reserve
 
 
@@ -101,6 +112,7 @@ def _backward_fake(
     hidden,
     reserve,
     output_mask,
+    allow_tf32=None,
 ):
     _check_devices(input, [*hx, *weights, output, hidden, reserve])
 
@@ -116,11 +128,12 @@ def _backward_fake(
 
 
 def _setup_context(ctx, inputs, output):
-    cell, input, batch_sizes, hx, weights, dropout_mask, has_biases, num_layers, bidirectional, dropout, saved = inputs
+    cell, input, batch_sizes, hx, weights, dropout_mask, *options, saved, allow_tf32 = inputs
     out, _, _, hidden, reserve = output
     ctx.save_for_backward(input, batch_sizes, dropout_mask, out, hidden, reserve, *hx, *weights)
     ctx.states = len(hx)
-    ctx.options = (has_biases, num_layers, bidirectional, dropout)
+    ctx.options = options
+    ctx.allow_tf32 = allow_tf32
     ctx.cell = cell
     ctx.saved = saved
     ctx.mark_non_differentiable(hidden, reserve)
@@ -150,12 +163,14 @@ def _op_backward(ctx, grad_output, grad_h_n, grad_c_n, *_):
         hidden,
         reserve,
         mask,
+        ctx.allow_tf32,
     )
     wanted = iter(mask)
     d_input = d_input if next(wanted) else None
     d_hx = [d if next(wanted) else None for d in d_hx]
     d_weights = [d if next(wanted) else None for d in d_weights]
-    return None, d_input, None, d_hx, d_weights, None, None, None, None, None, None
+    # As many as there were arguments: the dispatcher leaves out those that equal their defaults.
+    return (None, d_input, None, d_hx, d_weights, *(None,) * (len(needs) - 5))
 
 
 def _flags(needs, count: int) -> list[bool]:

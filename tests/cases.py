@@ -84,15 +84,22 @@ def make_hx(module: nn.RNNBase, batch: int | None, *, requires_grad: bool = Fals
     weight = next(module.parameters())
     sizes = [module.proj_size or module.hidden_size, module.hidden_size][: 2 if module.mode == "LSTM" else 1]
     shapes = [(rows, size) if batch is None else (rows, batch, size) for size in sizes]
-    states = tuple(torch.randn(shape, dtype=weight.dtype, requires_grad=requires_grad) for shape in shapes)
+    options = {"dtype": weight.dtype, "device": weight.device, "requires_grad": requires_grad}
+    states = tuple(torch.randn(shape, **options) for shape in shapes)
     return states if module.mode == "LSTM" else states[0]
 
 
 def make_packed(
-    lengths: Sequence[int], input_size: int, *, dtype: torch.dtype = torch.float64, requires_grad: bool = False
+    lengths: Sequence[int],
+    input_size: int,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    requires_grad: bool = False,
 ) -> tuple[PackedSequence, Tensor]:
     """(packed sequence, padded [T, B, I] leaf that it was made from); sorted_indices are None if lengths are sorted."""
-    padded = torch.randn(max(lengths), len(lengths), input_size, dtype=dtype, requires_grad=requires_grad)
+    options = {"dtype": dtype, "device": device, "requires_grad": requires_grad}
+    padded = torch.randn(max(lengths), len(lengths), input_size, **options)
     is_sorted = list(lengths) == sorted(lengths, reverse=True)
     return pack_padded_sequence(padded, torch.tensor(lengths), enforce_sorted=is_sorted), padded
 
@@ -132,5 +139,5 @@ def gradients(
 ) -> list[Tensor]:
     """Gradients of a random weighted sum of all outputs, the same sum for the same shapes and seed."""
     generator = torch.Generator().manual_seed(seed)
-    weights = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.dtype) for o in outputs]
+    weights = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
     return list(torch.autograd.grad(outputs, inputs, weights, retain_graph=retain_graph))

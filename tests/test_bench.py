@@ -21,7 +21,7 @@ sys.path.insert(0, str(BENCH))
 import compare  # noqa: E402
 import plot  # noqa: E402
 import table  # noqa: E402
-from lstmfast_bench import memory, peers, points, results, sides, timing  # noqa: E402
+from lstmfast_bench import comparison, cuda, memory, peers, points, results, sides, timing  # noqa: E402
 from lstmfast_bench.points import Point, Shape  # noqa: E402
 
 import bench  # noqa: E402
@@ -184,6 +184,77 @@ def test_cpu_timer_counts_calls():
     assert made == [10]
 
 
+class FakeGpu:
+    """torch.cuda with a clock: an event is a moment on it. `log` is what was put on the stream."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.log = 0.0, []
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.moment = gpu.now
+
+            def synchronize(self):
+                pass
+
+            def elapsed_time(self, later):
+                return later.moment - self.moment
+
+        class Buffer:
+            def zero_(self):
+                gpu.run("flush", 1000.0)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        properties = types.SimpleNamespace(L2_cache_size=100)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+        monkeypatch.setattr(torch, "empty", lambda size, **_: Buffer() if size == 200 else None)
+
+    def run(self, what, milliseconds):
+        self.log.append(what)
+        self.now += milliseconds
+
+    def repeat(self, calls):
+        for _ in range(calls):
+            self.run("call", 3.0)
+
+
+def test_calls_on_a_gpu_find_the_cache_full_of_other_data(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    assert cuda.ColdTimer()(gpu.repeat, 3) == pytest.approx(0.003)
+    assert gpu.log == ["flush", "call"] * 3
+
+
+def test_streams_of_steps_on_a_gpu_run_one_after_the_other(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    assert cuda.warm_timer(gpu.repeat, 3) == pytest.approx(0.003)
+    assert gpu.log == ["call"] * 3
+
+
+def test_timers(monkeypatch):
+    FakeGpu(monkeypatch)
+    point = Point(Shape.parse("3x2x4x5x1"))
+    assert comparison.timers_of(point) == (timing.cpu_timer, timing.cpu_timer)
+    on_gpu = replace(point, device="cuda")
+    calls, rates = comparison.timers_of(on_gpu)
+    assert isinstance(calls, cuda.ColdTimer)
+    assert rates is cuda.warm_timer
+    assert comparison.timers_of(replace(on_gpu, mode="streaming")) == (cuda.warm_timer, cuda.warm_timer)
+
+
+def test_cuda_grid(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    options = bench._parser().parse_args(["standard", "--device", "cuda", "--dtype", "bfloat16"])
+    chosen = bench.choose(options)
+    assert {point.threads for point in chosen} == {16}
+    assert {256, 128} <= {point.shape.batch for point in chosen}
+    assert {1536, 2048} <= {point.shape.hidden for point in chosen}
+
+
 # Runs
 
 
@@ -194,7 +265,8 @@ def test_result_file(tiny):
         "points", "skipped", "failures", "groups",
     }  # fmt: skip
     assert result["build_info"] == lstmfast.build_info()
-    assert result["machine"].keys() == {"cpu", "cores", "isa", "torch_isa", "l2_bytes", "load_average", "gpu"}
+    own = {"cpu", "cores", "isa", "torch_isa", "l2_bytes", "load_average"}
+    assert result["machine"].keys() == own | {"gpu", "gpu_details"}
     assert result["versions"]["torch"] == torch.__version__
     assert result["effort"] == {"pairs": 2, "min_time": 1e-4, "max_time": 3.0}
     assert len(result["points"]) == 8

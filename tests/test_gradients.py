@@ -38,8 +38,8 @@ def seed():
     torch.manual_seed(0)
 
 
-def double(shape):
-    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+def double(shape, dtype=torch.float64, device="cpu"):
+    return torch.randn(shape, dtype=dtype, device=device, requires_grad=True)
 
 
 def pack(leaf):
@@ -50,11 +50,21 @@ def pack(leaf):
 class Call:
     """A call of autograd.recurrent as a function of (input, *hx, *weights), and leaves to call it with."""
 
-    def __init__(self, options, *, packed=False, given_hx=True, dropout=0.0):
-        self.module = build(lstmfast, options, INPUT_SIZE, HIDDEN_SIZE, dtype=torch.float64)
+    def __init__(
+        self,
+        options,
+        hidden_size=HIDDEN_SIZE,
+        *,
+        packed=False,
+        given_hx=True,
+        dropout=0.0,
+        dtype=torch.float64,
+        device="cpu",
+    ):
+        self.module = build(lstmfast, options, INPUT_SIZE, hidden_size, dtype=dtype, device=device)
         self.batch_sizes = torch.tensor([2, 2, 1]) if packed else None
         self.dropout = dropout
-        input = double((5, INPUT_SIZE) if packed else (STEPS, BATCH, INPUT_SIZE))
+        input = double((5, INPUT_SIZE) if packed else (STEPS, BATCH, INPUT_SIZE), dtype, device)
         hx = states_of(make_hx(self.module, BATCH, requires_grad=True)) if given_hx else ()
         self.states = len(hx)
         self.leaves = (input, *hx, *(p.detach().requires_grad_() for p in self.module.parameters()))

@@ -136,7 +136,7 @@ WANTED = {
 }
 
 
-def draw_tensors(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def draw_tensors(case: Case, dtype: torch.dtype, device: str = "cpu") -> dict[str, torch.Tensor]:
     """The leaves of a call by name, input first [B, T, I] or [T, B, I], then h0 and c0, then the weights."""
     module = make_module(nn, case, dtype)
     rows = case.num_layers * (1 + case.bidirectional)
@@ -149,7 +149,7 @@ def draw_tensors(case: Case, dtype: torch.dtype) -> dict[str, torch.Tensor]:
             tensors["c0"] = torch.randn(rows, case.batch, case.hidden_size)
     tensors.update(module.named_parameters())
     return {
-        name: MEMORY[case.memory](t.detach().to(dtype)).requires_grad_(WANTED[case.wanted](name))
+        name: MEMORY[case.memory](t.detach().to(device, dtype)).requires_grad_(WANTED[case.wanted](name))
         for name, t in tensors.items()
     }
 
@@ -187,9 +187,13 @@ def run_module(package, case: Case, dtype: torch.dtype, tensors: dict[str, torch
     """[output, h_n(, c_n)] of the module whose parameters are the very tensors given."""
     module = make_module(package, case, dtype)
     states = [tensors[name] for name in ("h0", "c0") if name in tensors]
-    for name, _ in list(module.named_parameters()):
+    weights = {name: tensors[name] for name, _ in module.named_parameters()}
+    if package is nn and tensors["input"].is_cuda:  # cuDNN takes no others
+        states = [state.contiguous() for state in states]
+        weights = {name: weight.detach().contiguous() for name, weight in weights.items()}
+    for name, weight in weights.items():
         delattr(module, name)
-        setattr(module, name, nn.Parameter(tensors[name], requires_grad=tensors[name].requires_grad))
+        setattr(module, name, nn.Parameter(weight, requires_grad=tensors[name].requires_grad))
         tensors[name] = getattr(module, name)
     hx = None if not states else states[0] if len(states) == 1 else tuple(states)
     return tensors_of(module(pack(case, tensors["input"]), hx))
@@ -218,23 +222,25 @@ def run_exact(case: Case, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor
 def differentiate(outputs: list[torch.Tensor], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Results and gradients by name, for cotangents that are the same numbers in every dtype."""
     generator = torch.Generator().manual_seed(1)
-    cotangents = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).to(o.dtype) for o in outputs]
+    cotangents = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).to(o) for o in outputs]
     leaves = {name: t for name, t in tensors.items() if t.requires_grad}
     grads = torch.autograd.grad(outputs, list(leaves.values()), cotangents)
     results = dict(zip(("output", "h_n", "c_n"), outputs, strict=False))
     return results | {f"d {name}": g for name, g in zip(leaves, grads, strict=True)}
 
 
-def errors_of(case: Case, dtype: torch.dtype):
-    """Yields (name, ours, theirs, exact, wobble) for every result and gradient of a call."""
+def errors_of(case: Case, dtype: torch.dtype, device: str = "cpu", eps: float | None = None):
+    """Yields (name, ours, theirs, exact, wobble) for every result and gradient of a call.
+
+    eps: how far a call may round its arguments, for the wobble; None: not beyond the dtype."""
     torch.manual_seed(0)
-    tensors = draw_tensors(case, dtype)
-    eps = torch.finfo(dtype).eps
+    tensors = draw_tensors(case, dtype, device)
+    eps = eps or torch.finfo(dtype).eps
 
     def exact(moved_by: float = 0.0) -> dict[str, torch.Tensor]:
         leaves = {}
         for name, t in tensors.items():
-            factor = 1 + moved_by * (2 * torch.rand(t.shape, dtype=torch.float64) - 1)
+            factor = 1 + moved_by * (2 * torch.rand(t.shape, dtype=torch.float64, device=device) - 1)
             leaves[name] = (t.detach().double() * factor).requires_grad_(t.requires_grad)
         return differentiate(run_exact(case, leaves), leaves)
 
@@ -254,8 +260,8 @@ def errors_of(case: Case, dtype: torch.dtype):
         yield name, ours[name], theirs[name], e, eps / step * max(error(m[name], e) for m in moved)
 
 
-def compare(case: Case, dtype: torch.dtype) -> None:
-    for name, ours, theirs, exact, wobble in errors_of(case, dtype):
+def compare(case: Case, dtype: torch.dtype, device: str = "cpu", eps: float | None = None) -> None:
+    for name, ours, theirs, exact, wobble in errors_of(case, dtype, device, eps):
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
         what = f"{name} of {case}"

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import lstmfast
 from lstmfast import autograd, ops
 
-from . import sides
+from . import cuda, sides
 from .comparison import Effort
 from .points import Point
 from .results import Record, fields_of
-from .timing import TIMERS, interleave
+from .timing import cpu_timer, interleave
 
 Call = Callable[[], Any]  # returns the output, alone or first in a tuple
 
@@ -25,7 +25,7 @@ def measure(point: Point, effort: Effort, on_round: Callable[[], Any] = lambda: 
     """A record for each callee: the ratio is the time of torch.nn's module over the callee's.
 
     Initial states are given, as when they are carried from call to call; gradients in training are of everything."""
-    timer = TIMERS[point.device]
+    timer = cpu_timer if point.device == "cpu" else cuda.warm_timer
     with sides.conditions(point):
         theirs, ours = sides.build(point)
         agreement = sides.compare(theirs, ours)

@@ -13,6 +13,8 @@ import torch
 
 import lstmfast
 
+from . import cuda
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +34,7 @@ def describe(device: str) -> dict[str, Any]:
             "l2_bytes": _l2_bytes(),
             "load_average": os.getloadavg()[0],  # before the run: what others do there
             "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+            "gpu_details": cuda.describe() if device == "cuda" else None,
         },
     }
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 Repeat = Callable[[int], Any]  # makes that many calls
 Timer = Callable[[Repeat, int], float]  # seconds per call of so many
 
@@ -60,20 +58,6 @@ def cpu_timer(repeat: Repeat, calls: int) -> float:
     began = time.perf_counter()
     repeat(calls)
     return (time.perf_counter() - began) / calls
-
-
-def cuda_timer(repeat: Repeat, calls: int) -> float:
-    """Time on the device, between two events: the CPU's part counts only where the device waits for it."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    repeat(calls)
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1000 / calls
-
-
-TIMERS: dict[str, Timer] = {"cpu": cpu_timer, "cuda": cuda_timer}
 
 
 def interleave(

@@ -11,6 +11,6 @@ constexpr int64_t size_of(DType d) { return d == DType::kFloat64 ? 8 : d == DTyp
 // Half types are computed in float32: bytes of one element of what is accumulated, saved and kept as cell state.
 constexpr int64_t compute_size_of(DType d) { return d == DType::kFloat64 ? 8 : 4; }
 
-enum class Status : int { kOk, kUnknownCell, kTooLarge };
+enum class Status : int { kOk, kUnknownCell, kTooLarge, kLaunchFailed, kBlasFailed };
 
 }  // namespace lstmfast

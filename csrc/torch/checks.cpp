@@ -4,7 +4,6 @@
 #include <c10/util/safe_numerics.h>
 
 #include "../core/cell_info.h"
-#include "../cpu/cpu.h"
 
 namespace lstmfast {
 namespace {
@@ -100,7 +99,7 @@ void check_like(const at::Tensor& t, const char* name, const at::Tensor& input, 
   TORCH_CHECK(t.sizes() == shape, "lstmfast: ", name, " must have shape ", shape, ", got ", t.sizes());
 }
 
-Problem check(const Arguments& a) {
+Problem check(const Arguments& a, ReserveWidth reserve_width) {
   Problem p;
   p.cell = find_cell(a.cell);
   TORCH_CHECK_VALUE(p.cell >= 0, "lstmfast: unknown cell '", a.cell, "'");
@@ -174,7 +173,7 @@ Problem check(const Arguments& a) {
     check_tensor(a.hx[i], {"hx", static_cast<int64_t>(i)}, a.input,
                  {p.runs(), p.shape.batch, i == 0 ? p.shape.output() : p.shape.hidden});
 
-  p.reserve_width = cpu::reserve_width(p.cell, p.dtype, p.shape.hidden, p.shape.projection);
+  p.reserve_width = reserve_width(p.cell, p.dtype, p.shape.hidden, p.shape.projection);
   // The largest things that are allocated, in bytes: the reserve, packed weights, a layer's rows.
   product({p.runs(), p.shape.rows, p.reserve_width, 8}, "what backward needs");
   product({gate_rows + 64, p.shape.input + p.output_width() + 128, 16}, "a layer's weights");

@@ -21,7 +21,11 @@ struct Arguments {
   int64_t num_layers;
   bool bidirectional;
   double dropout;
+  std::optional<bool> allow_tf32;  // CUDA, float32; nullopt: as torch.backends.cudnn says when the op runs
 };
+
+// Elements of the compute type that a device keeps for backward, per row: (cell, dtype, hidden, projection).
+using ReserveWidth = int64_t (*)(int, DType, int64_t, int64_t);
 
 // What they mean, once they have been found sound.
 struct Problem {
@@ -42,7 +46,7 @@ struct Problem {
 
 // Throws (ValueError for ranks, dtypes and options, RuntimeError for sizes, as torch.nn does) naming the argument, what
 // was expected and what came.
-Problem check(const Arguments& a);
+Problem check(const Arguments& a, ReserveWidth reserve_width);
 
 // A tensor that must have this dtype, device and shape, like what forward returned or a gradient of it.
 void check_like(const at::Tensor& t, const char* name, const at::Tensor& input, at::IntArrayRef shape,

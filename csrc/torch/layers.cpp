@@ -46,7 +46,11 @@ Matrix mutable_matrix(const at::Tensor& t) {
 class Call {
  public:
   Call(const Device& device, const Arguments& a)
-      : device_(device), a_(a), problem_(check(a)), input_(readable(a.input)), weights_(a.weights.size()) {
+      : device_(device),
+        a_(a),
+        problem_(check(a, device.reserve_width)),
+        input_(readable(a.input)),
+        weights_(a.weights.size()) {
     for (const at::Tensor& t : a.hx) hx_.push_back(readable(t));
     for (size_t i = 0; i < weights_.size(); i++) weights_[i] = a.weights[i].resolve_neg();
     if (problem_.packed()) {
@@ -107,6 +111,8 @@ class Call {
 
 }  // namespace
 
+at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options) { return at::empty(sizes, options); }
+
 Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward) {
   const Call call(device, a);
   const Problem& problem = call.problem();
@@ -131,7 +137,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
       auto p = call.params<ForwardParams>(run, x, y, out.reserve);
       p.h_n = mutable_state(out.h_n, run);
       if (problem.states > 1) p.c_n = mutable_state(out.c_n, run);
-      device.forward(p, call.input());
+      device.forward(p, call.input(), a.allow_tf32);
     }
     if (layer < problem.layers - 1) x = call.drop(y, layer);
   }
@@ -207,7 +213,7 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
       p.dw_hh = mutable_matrix(dw[1]);
       if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
       if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
-      device.backward(p, input);
+      device.backward(p, input, a.allow_tf32);
     }
     if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
     if (layer == 0 && wanted[0]) out.input = dx;

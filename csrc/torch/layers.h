@@ -10,10 +10,14 @@
 
 namespace lstmfast {
 
+at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options);
+
+// `like` is a tensor of the call's dtype and device; allow_tf32 as in Arguments.
 struct Device {
-  void (*forward)(ForwardParams& p, const at::Tensor& like);
-  void (*backward)(BackwardParams& p, const at::Tensor& like);
-  at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options);  // memory for results
+  ReserveWidth reserve_width;
+  void (*forward)(ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
+  void (*backward)(BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
+  at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options) = plain_empty;  // memory for results
 };
 
 struct Outputs {

@@ -1,15 +1,22 @@
 // lstmfast._C: introspection only. Loading it registers the ops.
+#include <ATen/Context.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <map>
+#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "../core/cell_info.h"
 #include "../cpu/cpu.h"
 #include "../cpu/weight_cache.h"
+#include "../cuda/kernels.h"
+#if defined(LSTMFAST_HAS_CUDA)
+#include "cuda_device.h"
+#endif
 
 namespace py = pybind11;
 using namespace lstmfast;
@@ -48,12 +55,24 @@ int cell_named(const std::string& name) {
   return cell;
 }
 
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  std::istringstream in(text);
+  for (std::string part; std::getline(in, part, separator);) parts.push_back(part);
+  return parts;
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = LSTMFAST_VERSION;
   info["compiler"] = __VERSION__;
   info["torch"] = LSTMFAST_TORCH_VERSION;
-  info["cuda"] = false;
+  const std::string cuda = LSTMFAST_CUDA_VERSION;  // of the toolkit; empty in a build without CUDA
+  if (cuda.empty())
+    info["cuda"] = py::none();
+  else
+    info["cuda"] = cuda;
+  info["cuda_architectures"] = split(LSTMFAST_CUDA_ARCHITECTURES, ';');
   std::vector<std::string> compiled;
   for (int i = 0; i < cpu::isa_count(); i++) compiled.emplace_back(cpu::isa_name(i));
   info["cpu_isa_compiled"] = compiled;
@@ -62,8 +81,69 @@ py::dict build_info() {
   return info;
 }
 
-int64_t reserve_width(const std::string& cell, bool is_double, int64_t hidden, int64_t projection) {
-  return cpu::reserve_width(cell_named(cell), is_double ? DType::kFloat64 : DType::kFloat32, hidden, projection);
+DType dtype_named(const std::string& name) {
+  static const std::map<std::string, DType> all{{"float32", DType::kFloat32},
+                                                {"float64", DType::kFloat64},
+                                                {"bfloat16", DType::kBFloat16},
+                                                {"float16", DType::kFloat16}};
+  const auto found = all.find(name);
+  if (found == all.end()) throw std::invalid_argument("no kernel computes in dtype '" + name + "'");
+  return found->second;
+}
+
+int64_t reserve_width(const std::string& cell, const std::string& dtype, int64_t hidden, int64_t projection,
+                      const std::string& device) {
+  const auto width = device == "cuda" ? cuda::reserve_width : cpu::reserve_width;
+  return width(cell_named(cell), dtype_named(dtype), hidden, projection);
+}
+
+// A GPU by its name, or the device with an index as calls would find it now.
+cuda::Context context_of(const std::variant<std::string, int>& gpu) {
+  cuda::Context context;
+  if (const auto* name = std::get_if<std::string>(&gpu)) {
+    const cuda::GpuInfo* info = cuda::gpu_named(*name);
+    if (!info) throw std::invalid_argument("no GPU is described as '" + *name + "'");
+    context.gpu = *info;
+    return context;
+  }
+#if defined(LSTMFAST_HAS_CUDA)
+  const CudaDevice& device = CudaDevice::described(static_cast<c10::DeviceIndex>(std::get<int>(gpu)));
+  context.gpu = device.info();
+  context.persistent = device.persistent();
+  return context;
+#else
+  throw std::invalid_argument("this build has no CUDA: name a GPU instead of a device");
+#endif
+}
+
+py::dict gpu_info(const std::variant<std::string, int>& gpu) {
+  const cuda::Context context = context_of(gpu);
+  py::dict d;
+  d["multiprocessors"] = context.gpu.sm_count;
+  d["capability"] = py::make_tuple(context.gpu.major, context.gpu.minor);
+  d["shared_per_block"] = context.gpu.shared_per_block_optin;
+  d["registers_per_multiprocessor"] = context.gpu.registers_per_sm;
+  d["l2_bytes"] = context.gpu.l2_bytes;
+  d["cooperative"] = context.gpu.cooperative;
+  d["persistent"] = context.persistent;
+  return d;
+}
+
+std::string cuda_plan(const std::string& cell, const std::string& dtype, int64_t steps, int64_t batch, int64_t input,
+                      int64_t hidden, int64_t projection, bool backward, bool allow_tf32,
+                      const std::variant<std::string, int>& gpu) {
+  cuda::Context context = context_of(gpu);
+  context.allow_tf32 = allow_tf32;
+  BackwardParams p;
+  p.cell = cell_named(cell);
+  p.dtype = dtype_named(dtype);
+  p.shape.steps = steps;
+  p.shape.batch = batch;
+  p.shape.rows = steps * batch;
+  p.shape.input = input;
+  p.shape.hidden = hidden;
+  p.shape.projection = projection;
+  return cuda::describe(backward ? cuda::backward_plan(p, context) : cuda::forward_plan(p, context));
 }
 
 py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t input, int64_t hidden, int64_t projection,
@@ -113,8 +193,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa_levels", &isa_levels);
   m.def("isa", [] { return std::string(cpu::isa_name(cpu::isa())); });
   m.def("set_isa", &set_isa, py::arg("name"));
-  m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("is_double"), py::arg("hidden_size"),
-        py::arg("proj_size"));
+  m.def("reserve_width", &reserve_width, py::arg("cell"), py::arg("dtype"), py::arg("hidden_size"),
+        py::arg("proj_size"), py::arg("device") = "cpu");
   m.def(
       "weight_cache_info", &weight_cache_info,
       "Packed weights that inference on the CPU keeps between calls: a dict of entries, bytes, limit (bytes), hits and "
@@ -124,4 +204,10 @@ PYBIND11_MODULE(_C, m) {
         "going first; 0 keeps nothing. Raises ValueError if negative.");
   m.def("plan", &plan, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input_size"),
         py::arg("hidden_size"), py::arg("proj_size") = 0, py::arg("threads") = 1, py::arg("is_double") = false);
+  m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
+        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("backward"), py::arg("allow_tf32"),
+        py::arg("gpu"));
+  m.def("gpu_info", &gpu_info, py::arg("gpu"));
+  m.def("gpu_names", &cuda::gpu_names);
+  m.def("allow_tf32", [] { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); });
 }

@@ -14,7 +14,7 @@ void check_status(Status s) {
   TORCH_INTERNAL_ASSERT(s == Status::kOk, "lstmfast: kernel status ", static_cast<int>(s));
 }
 
-void forward(ForwardParams& p, const at::Tensor&) {
+void forward(ForwardParams& p, const at::Tensor&, std::optional<bool>) {
   p.isa = cpu::isa();
   // Weights that are trained change with every call: only inference keeps them packed.
   cpu::PackedWeights packed(p, /*wanted=*/p.reserve == nullptr);
@@ -23,7 +23,7 @@ void forward(ForwardParams& p, const at::Tensor&) {
   check_status(cpu::forward(p));
   packed.keep();
 }
-void backward(BackwardParams& p, const at::Tensor&) {
+void backward(BackwardParams& p, const at::Tensor&, std::optional<bool>) {
   p.isa = cpu::isa();
   const cpu::Scratch memory(cpu::backward_workspace_bytes(p));
   p.workspace = memory.data();
@@ -35,7 +35,7 @@ at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   return t;
 }
 
-const Device kCpu{forward, backward, empty};
+const Device kCpu{cpu::reserve_width, forward, backward, empty};
 
 }  // namespace
 

@@ -1,0 +1,138 @@
+// Backward: for each step dgates W_hh of the step after it and a pointwise kernel; then dx, dW and db, one product or
+// sum over all rows each. Only what has a destination is computed.
+#include "call.h"
+
+namespace lstmfast::cuda {
+namespace {
+
+class Backward : public Call {
+ public:
+  Backward(const BackwardParams& p, const Context& context) : Call(p, context, true), q_(p) {
+    const int64_t batch = p.shape.batch, width = gates_ * hidden_;
+    if (p.dw_ih.data) take_input();
+    take_offsets(p.dw_hh.data || is_persistent());
+    if (is_persistent()) take_exchange();
+    if (p.dx.data) w_ih_ = operand(p.w_ih, width, input_);
+    w_hh_ = is_persistent() ? Operand{p.w_hh} : operand(p.w_hh, width, output_);
+    w_hr_ = operand(p.w_hr, output_, hidden_);
+    dgates_ = take(rows_ * width * size_);
+    dh_ = take(batch * output_ * compute_size_, !is_persistent());
+    dc_ = take(batch * hidden_ * compute_size_, has_c_ && !is_persistent());
+    projected_dh_ = take(rows_ * output_ * size_, projects_);
+    cell_dh_ = take(batch * hidden_ * compute_size_, projects_);
+    h_before_ = take(rows_ * output_ * size_, p.dw_hh.data);
+    sums_ = take(sum_chunks(rows_) * width * compute_size_, p.db_ih.data || p.db_hh.data);
+  }
+
+  Result run_call() {
+    if (is_persistent()) {
+      step_back_persistently();
+    } else {
+      w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
+      for (int64_t i = steps_.count() - 1; i >= 0; i--) take_step_back(steps_.at(i));
+    }
+    input_gradient();
+    weight_gradients();
+    return result_;
+  }
+
+ private:
+  char* take(int64_t bytes, bool wanted = true) { return static_cast<char*>(arena_.take(bytes, wanted)); }
+  ConstMatrix dgates_at(int64_t row) const { return {offset(dgates_, row * gates_ * hidden_), gates_ * hidden_, 1}; }
+  // to [n, O] = dgates W_hh
+  void gradient_of_h(const ConstMatrix& dgates, int64_t n, const Matrix& to, bool compute) {
+    gemm("dgates w_hh", compute, n, output_, gates_ * hidden_, dgates, w_hh_.source, to);
+  }
+
+  void step_back_persistently() {
+    PersistentBackward b{};
+    static_cast<PersistentCall&>(b) = persistent_call(p_.w_hh);
+    b.gates = reserve_.gates;
+    b.dy = q_.dy, b.dh_n = q_.dh_n, b.dh0 = q_.dh0;
+    if (has_c_) b.c = reserve_.c, b.dc_n = q_.dc_n, b.dc0 = q_.dc0;
+    b.dgates = dgates_;
+    const auto* unit = persistent_backward(p_.dtype, plan_.multiplier);
+    run(unit->launch, b);
+  }
+
+  void take_step_back(int64_t t) {
+    const int64_t n = steps_.active(t), started = steps_.started(t), continued = steps_.continued(t);
+    const int64_t row = steps_.first_row(t);
+    if (continued) gradient_of_h(dgates_at(steps_.first_row(steps_.following(t))), continued, {dh_, output_, 1}, true);
+
+    CellBackward c{};
+    c.cell = p_.cell;
+    c.rows = n, c.hidden = hidden_;
+    c.started = started, c.continued = continued;
+    c.gates = gates_at(row);
+    if (has_c_) {
+      c.c = computed(reserve_.c, row * hidden_);
+      if (started) c.c_before = computed(reserve_.c, steps_.first_row(steps_.previous(t)) * hidden_);
+      c.c0 = p_.c0, c.dc_n = q_.dc_n, c.dc0 = q_.dc0;
+      c.dc = dc_;
+    }
+    if (projects_) {
+      char* dh = static_cast<char*>(offset(projected_dh_, row * output_));
+      run(kernels_.output_gradient, OutputGradient{n, output_, continued, dh_, step(q_.dy, t), q_.dh_n, dh});
+      gemm("dh w_hr", true, n, hidden_, output_, {dh, output_, 1}, w_hr_.source, {cell_dh_, hidden_, 1});
+      c.dh = cell_dh_, c.dh_rows = n;
+    } else {
+      c.dh = dh_, c.dh_rows = continued;
+      c.dy = step(q_.dy, t), c.dh_n = q_.dh_n;
+    }
+    c.dgates = offset(dgates_, row * gates_ * hidden_);
+    run(kernels_.cell_backward, c);
+    if (q_.dh0.data && started < n)
+      gradient_of_h(dgates_at(row + started), n - started, matrix(from_row(q_.dh0, started)), false);
+  }
+
+  void input_gradient() {
+    if (!q_.dx.data) return;
+    const ConstMatrix w_ih = readable(w_ih_);
+    const auto product = [&](int64_t row, int64_t n, const Rows& dx) {
+      gemm("dgates w_ih", false, n, input_, gates_ * hidden_, dgates_at(row), w_ih, matrix(dx), q_.accumulate_dx);
+    };
+    if (is_one_matrix(q_.dx, p_.shape))
+      product(0, rows_, q_.dx);
+    else
+      for (int64_t t = 0; t < steps_.count(); t++) product(steps_.first_row(t), steps_.active(t), step(q_.dx, t));
+  }
+
+  void weight_gradients() {
+    const int64_t width = gates_ * hidden_;
+    const ConstMatrix dgates = transposed(dgates_at(0));
+    if (q_.dw_ih.data) gemm("dgates x", false, width, input_, rows_, dgates, readable_input(), q_.dw_ih);
+    if (q_.dw_hh.data) {
+      if (!is_persistent()) upload_offsets_if_packed();
+      run(kernels_.previous_states, PreviousStates{rows_, output_, steps_.count(), p_.shape.batch, p_.shape.reverse,
+                                                   offsets_, readonly(p_.y), p_.h0, h_before_});
+      gemm("dgates h", false, width, output_, rows_, dgates, {h_before_, output_, 1}, q_.dw_hh);
+    }
+    if (q_.dw_hr.data)
+      gemm("dh cell_out", false, output_, hidden_, rows_, transposed({projected_dh_, output_, 1}),
+           {reserve_.cell_out, hidden_, 1}, q_.dw_hr);
+    if (sums_) run(kernels_.column_sums, ColumnSums{rows_, width, dgates_, sums_, {q_.db_ih, q_.db_hh}});
+  }
+
+  const BackwardParams& q_;
+  Operand w_ih_, w_hh_, w_hr_;
+  char* dgates_;        // T [R, G*H]
+  char* dh_;            // C [N, O], the product that a step begins with
+  char* dc_;            // C [N, H]
+  char* projected_dh_;  // T [R, O], with a projection
+  char* cell_dh_;       // C [N, H], with a projection
+  char* h_before_;      // T [R, O]
+  char* sums_;          // C [chunks, G*H]
+};
+
+}  // namespace
+
+size_t backward_workspace_bytes(const BackwardParams& p, const Context& context) {
+  return is_known(p) && p.shape.rows ? Backward(p, context).workspace_bytes() : 0;
+}
+Result backward(const BackwardParams& p, const Context& context) {
+  if (!is_known(p)) return {Status::kUnknownCell, 0, "backward"};
+  return p.shape.rows ? Backward(p, context).run_call() : Result{};
+}
+
+}  // namespace lstmfast::cuda

@@ -1,0 +1,392 @@
+// The persistent kernels: one launch runs the recurrence of a whole sequence. Every block holds its part of W_hh in
+// registers and goes through the steps; per step and block, one product, the cell, one exchange (exchange.cuh).
+//
+// Geometry: a group of blocks has all of W_hh and owns `tiles` x 8 sequences; block r of a group owns unit_warps x
+// warp_units hidden units. `slices` warps share units and split the depth of the product; their sums meet in shared
+// memory, and tile j is then finished by slice j % slices. With one slice the sums never leave the registers.
+//
+// Memory traffic per step and hidden unit, beside the exchange: forward reads G pre-activations and writes y, and what
+// backward needs (G values and c); backward reads that, c of the step before and dy, and writes G gate gradients.
+// Weights are read once. The cell's private state stays in shared memory.
+// Barriers per step: those of the exchange, and with several slices one more of the block.
+#pragma once
+#include "exchange.cuh"
+#include "product.cuh"
+
+namespace lstmfast::cuda {
+
+// Where a thread stands.
+struct Place {
+  const Tiling& t;
+  int warp, lane, g, q, slice, unit_warp;
+  int unit, first;  // the warp's first hidden unit, the group's first sequence
+
+  LF_DEVICE explicit Place(const Tiling& tiling) : t(tiling) {
+    warp = static_cast<int>(dev::thread_index()) / 32;
+    lane = static_cast<int>(dev::thread_index()) % 32;
+    g = lane / 4, q = lane % 4;
+    slice = warp % t.slices, unit_warp = warp / t.slices;
+    const int block = static_cast<int>(dev::block_index());
+    unit = (block % t.group_blocks * t.unit_warps + unit_warp) * t.warp_units + g;
+    first = block / t.group_blocks * t.tiles * kTileSequences;
+  }
+  // Sequence e of the thread's two in tile j, within the group.
+  LF_DEVICE int local(int j, int e) const { return j * kTileSequences + q * 2 + e; }
+};
+
+// The steps as the device sees them: a step's sequences are the first `active`, its rows begin at `row`. A step that
+// does not exist has none.
+struct DeviceStep {
+  int t, active;
+  int64_t row;
+};
+LF_DEVICE DeviceStep device_step(const PersistentCall& p, int t) {
+  if (t < 0 || t >= p.steps) return {t, 0, 0};
+  if (!p.offsets) return {t, p.batch, static_cast<int64_t>(t) * p.batch};
+  return {t, static_cast<int>(p.offsets[t + 1] - p.offsets[t]), p.offsets[t]};
+}
+template <class T, class P>
+LF_DEVICE auto* row_at(const RowsOf<P>& rows, const PersistentCall& p, const DeviceStep& step, int n) {
+  return row<T>(rows, 0) +
+         (p.offsets ? (step.row + n) * rows.row_stride : step.t * rows.step_stride + n * rows.row_stride);
+}
+
+// A block's shared memory: the operand's tiles, the sums of slices, the cell's private state. Before the first step
+// weights pass through it.
+template <class S, int values>
+struct SharedMemory {
+  unsigned char* operand;
+  float *sums, *state;
+
+  LF_DEVICE SharedMemory(const Tiling& t, int operand_rows) {
+    operand = dev::shared_memory();
+    sums = reinterpret_cast<float*>(operand + operand_rows * t.pitch);
+    state = sums + (t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32 : 0);
+  }
+  // Value i of the state that this thread keeps for tile j: a place that no other thread touches.
+  LF_DEVICE float& own(const Place& at, int j, int i) const {
+    return state[((j * at.t.unit_warps + at.unit_warp) * values + i) * 32 + at.lane];
+  }
+  LF_DEVICE void store(const Place& at, int j, const Sums<S>& x) const {
+#pragma unroll
+    for (int i = 0; i < S::kRowTiles * 4; i++) slot(at, j, at.slice)[i * 32] = x.at[i / 4][i % 4];
+  }
+  // The slices' sums, added up in their order.
+  LF_DEVICE Sums<S> total(const Place& at, int j) const {
+    Sums<S> x{};
+#pragma unroll 1
+    for (int slice = 0; slice < at.t.slices; slice++)
+#pragma unroll
+      for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] += slot(at, j, slice)[i * 32];
+    return x;
+  }
+  LF_DEVICE float* slot(const Place& at, int j, int slice) const {
+    return sums + ((j * at.t.unit_warps + at.unit_warp) * at.t.slices + slice) * S::kRowTiles * 4 * 32 + at.lane;
+  }
+  // Zeros in the operand: where there is no sequence, no unit, or no state yet.
+  LF_DEVICE void clear_operand() const {
+    const int bytes = static_cast<int>(reinterpret_cast<unsigned char*>(sums) - operand);
+    for (int i = static_cast<int>(dev::thread_index()) * 16; i < bytes; i += static_cast<int>(dev::thread_count()) * 16)
+      store_pack(reinterpret_cast<float*>(operand + i), Pack<float, 4>{});
+  }
+};
+
+template <class T>
+LF_DEVICE T weight_at(const ConstMatrix& w, int r, int c) {
+  return static_cast<const T*>(w.data)[r * w.row_stride + c * w.col_stride];
+}
+
+// One step's product. `load(j)` starts to read what tile j's cell needs: before the product and, for the first tile,
+// before the exchange. `finish(j, loaded, sums)` is the cell.
+template <class Multiplier, class S, class Shared, class Exchange, class Load, class Finish>
+LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, const Shared& shared,
+                                const Exchange& exchange, int s, const Load& load, const Finish& finish) {
+  auto loaded = load(at.slice);
+  exchange.acquire(s);
+  const int depth = at.slice * S::kDepthTiles * kTileBytes;
+  const auto multiply = [&](int j) {
+    exchange.arrive(s, j);
+    dev::sync_warp();  // lanes may come from different branches of the cell
+    Sums<S> sums{};
+    Multiplier::multiply(sums, weights, exchange.tile(s, j) + depth, at.t.pitch, at.lane);
+    return sums;
+  };
+  const bool alone = at.t.slices == 1;
+  if (!alone) {
+#pragma unroll 1
+    for (int j = 0; j < at.t.tiles; j++) shared.store(at, j, multiply(j));
+    dev::sync_block();
+  }
+#pragma unroll 1
+  for (int j = at.slice; j < at.t.tiles; j += at.t.slices) {
+    if (j != at.slice) loaded = load(j);
+    finish(j, loaded, alone ? multiply(j) : shared.total(at, j));
+  }
+}
+
+template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
+struct PersistentForwardKernel {
+  using T = typename Multiplier::Element;
+  static constexpr int kGates = Cell::kGates, kGroups = S::kHalves / kGates;
+  static_assert(kGroups * kGates == S::kHalves, "a warp's rows are all gates of its units");
+
+  struct Pre {
+    float at[kGroups][2][kGates];
+  };
+
+  const PersistentForward& p;
+  const Place at;
+  const SharedMemory<S, kGroups * 2> shared;
+  const ExchangePolicy<T> exchange;
+  float bias[kGroups][kGates];
+
+  LF_DEVICE explicit PersistentForwardKernel(const PersistentForward& params)
+      : p(params),
+        at(p.plan.tiling),
+        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
+        exchange(p, shared.operand) {}
+
+  LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
+
+  LF_DEVICE void run() {
+    Weights<S> weights;
+    const int depth0 = at.slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T))), first = at.unit - at.g;
+    load_weights<Multiplier, false>(
+        weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane, [&](int half, int g, int depth) {
+          const int u = first + half / kGates * 8 + g, col = depth0 + depth;
+          return u < p.hidden && col < p.hidden ? weight_at<T>(p.w_hh, half % kGates * p.hidden + u, col) : T{};
+        });
+    dev::sync_block();  // the weights have left shared memory
+    start();
+    DeviceStep step = device_step(p, p.reverse ? p.steps - 1 : 0);
+#pragma unroll 1
+    for (int s = 0; s < p.steps; s++) {
+      const DeviceStep next = device_step(p, p.reverse ? step.t - 1 : step.t + 1);
+      product_and_cell<Multiplier>(
+          at, weights, shared, exchange, s, [&](int j) { return load(step, j); },
+          [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, next, j, pre, sums); });
+      exchange.release(s + 1);
+      step = next;
+    }
+  }
+
+  // Biases, the initial state, and h0 as the operand of the first step.
+  LF_DEVICE void start() {
+#pragma unroll
+    for (int group = 0; group < kGroups; group++)
+#pragma unroll
+      for (int gate = 0; gate < kGates; gate++) {
+        const int r = gate * p.hidden + unit(group);
+        bias[group][gate] = 0;
+        if (unit(group) >= p.hidden) continue;
+        if (p.b_ih) bias[group][gate] += converted<float>(static_cast<const T*>(p.b_ih)[r]);
+        if (p.b_hh) bias[group][gate] += converted<float>(static_cast<const T*>(p.b_hh)[r]);
+      }
+    if constexpr (Cell::kStates > 1)
+      for (int j = at.slice; j < at.t.tiles; j += at.t.slices)
+#pragma unroll
+        for (int i = 0; i < kGroups * 2; i++) {
+          const int n = at.first + at.local(j, i % 2), u = unit(i / 2);
+          const bool given = p.c0.data && n < p.batch && u < p.hidden;
+          shared.own(at, j, i) = given ? converted<float>(row<T>(p.c0, n)[u]) : 0.f;
+        }
+    shared.clear_operand();
+    dev::sync_block();
+    exchange.begin();
+    for (int j = at.slice; p.h0.data && j < at.t.tiles; j += at.t.slices)
+#pragma unroll
+      for (int i = 0; i < kGroups * 2; i++) {
+        const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
+        if (n < p.batch && u < p.hidden) exchange.put(0, local, u, Multiplier::rounded(row<T>(p.h0, n)[u]));
+      }
+    exchange.release(0);
+  }
+
+  LF_DEVICE float* gates(const DeviceStep& step, int n) const {
+    return static_cast<float*>(p.gates) + (step.row + n) * kGates * p.hidden + at.unit;
+  }
+
+  LF_DEVICE Pre load(const DeviceStep& step, int j) const {
+    Pre pre{};
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int n = at.first + at.local(j, e);
+      if (j >= at.t.tiles || n >= step.active) continue;
+      const float* from = gates(step, n);
+#pragma unroll
+      for (int group = 0; group < kGroups; group++)
+#pragma unroll
+        for (int gate = 0; gate < kGates; gate++)
+          if (unit(group) < p.hidden) pre.at[group][e][gate] = from[gate * p.hidden + group * 8];
+    }
+    return pre;
+  }
+
+  LF_DEVICE void finish(int s, const DeviceStep& step, const DeviceStep& next, int j, const Pre& pre,
+                        const Sums<S>& sums) const {
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int local = at.local(j, e), n = at.first + local;
+      if (n >= p.batch) continue;
+#pragma unroll
+      for (int group = 0; group < kGroups; group++) {
+        const int u = unit(group);
+        if (u >= p.hidden) continue;
+        if (n >= step.active) {  // it has ended, or not begun: what it had stays
+          exchange.put(s + 1, local, u, exchange.held(s, local, u));
+          continue;
+        }
+        float x[kGates], in[Cell::kStates], out[Cell::kStates], keep[Cell::kSaved];
+#pragma unroll
+        for (int gate = 0; gate < kGates; gate++)
+          x[gate] = sums.of(group * kGates + gate, e) + (pre.at[group][e][gate] + bias[group][gate]);
+        in[0] = 0;  // h enters through the product alone
+        if constexpr (Cell::kStates > 1) in[1] = shared.own(at, j, group * 2 + e);
+        Cell::template forward<MathFor<T>>(x, in, out, keep);
+        const T h = converted<T>(out[0]);
+        exchange.put(s + 1, local, u, Multiplier::rounded(h));
+        row_at<T>(p.y, p, step, n)[u] = h;
+        const bool ends = n >= next.active;
+        if (ends && p.h_n.data) row<T>(p.h_n, n)[u] = h;
+        if (p.keep) {
+          float* to = gates(step, n);
+#pragma unroll
+          for (int i = 0; i < Cell::kSaved; i++) to[i * p.hidden + group * 8] = keep[i];
+        }
+        if constexpr (Cell::kStates > 1) {
+          shared.own(at, j, group * 2 + e) = out[1];
+          if (p.keep) static_cast<float*>(p.c)[(step.row + n) * p.hidden + u] = out[1];
+          if (ends && p.c_n.data) convert(row<T>(p.c_n, n)[u], out[1]);
+        }
+      }
+    }
+  }
+};
+
+template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
+struct PersistentBackwardKernel {
+  using T = typename Multiplier::Element;
+  static constexpr int kGates = Cell::kGates, kGroups = S::kHalves;  // a hidden unit is one row
+
+  // What the cell needs of one step, for the thread's units and sequences.
+  struct Saved {
+    float gates[kGroups][2][Cell::kSaved], c[kGroups][2], c_before[kGroups][2], dy[kGroups][2];
+  };
+
+  const PersistentBackward& p;
+  const Place at;
+  const SharedMemory<S, kGroups * 2> shared;
+  const ExchangePolicy<T> exchange;
+
+  LF_DEVICE explicit PersistentBackwardKernel(const PersistentBackward& params)
+      : p(params),
+        at(p.plan.tiling),
+        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
+        exchange(p, shared.operand) {}
+
+  LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
+
+  LF_DEVICE void run() {
+    Weights<S> weights;
+    const int depth0 = at.slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T))), first = at.unit - at.g;
+    load_weights<Multiplier, true>(weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane,
+                                   [&](int half, int g, int depth) {
+                                     const int u = first + half * 8 + g, col = depth0 + depth,
+                                               gate = col / p.gate_width, from = col % p.gate_width;
+                                     const bool inside = u < p.hidden && gate < kGates && from < p.hidden;
+                                     return inside ? weight_at<T>(p.w_hh, gate * p.hidden + from, u) : T{};
+                                   });
+    dev::sync_block();  // the weights have left shared memory
+    shared.clear_operand();
+    dev::sync_block();
+    exchange.begin();
+    exchange.release(0);  // zeros: the product of the first step is not used
+    // Against forward's order. After the last step one more product gives the gradient of h0.
+    DeviceStep after = device_step(p, -1), step = device_step(p, p.reverse ? 0 : p.steps - 1);
+    const int products = p.steps + (p.dh0.data || p.dc0.data ? 1 : 0);
+#pragma unroll 1
+    for (int s = 0; s < products; s++) {
+      const DeviceStep before = device_step(p, p.reverse ? step.t + 1 : step.t - 1);
+      product_and_cell<Multiplier>(
+          at, weights, shared, exchange, s, [&](int j) { return load(step, before, j); },
+          [&](int j, const Saved& saved, const Sums<S>& sums) { finish(s, after, step, j, saved, sums); });
+      exchange.release(s + 1);
+      after = step, step = before;
+    }
+  }
+
+  LF_DEVICE Saved load(const DeviceStep& step, const DeviceStep& before, int j) const {
+    Saved saved{};
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int n = at.first + at.local(j, e);
+      if (j >= at.t.tiles || n >= step.active) continue;
+      const int64_t at_row = step.row + n;
+      const float* gates = static_cast<const float*>(p.gates) + at_row * kGates * p.hidden + at.unit;
+#pragma unroll
+      for (int group = 0; group < kGroups; group++) {
+        if (unit(group) >= p.hidden) continue;
+#pragma unroll
+        for (int i = 0; i < Cell::kSaved; i++) saved.gates[group][e][i] = gates[i * p.hidden + group * 8];
+        if (p.dy.data) saved.dy[group][e] = converted<float>(row_at<T>(p.dy, p, step, n)[unit(group)]);
+        if constexpr (Cell::kStates > 1) {
+          const float* c = static_cast<const float*>(p.c) + unit(group);
+          saved.c[group][e] = c[at_row * p.hidden];
+          if (n < before.active)
+            saved.c_before[group][e] = c[(before.row + n) * p.hidden];
+          else if (p.c0.data)
+            saved.c_before[group][e] = converted<float>(row<T>(p.c0, n)[unit(group)]);
+        }
+      }
+    }
+    return saved;
+  }
+
+  LF_DEVICE void finish(int s, const DeviceStep& after, const DeviceStep& step, int j, const Saved& saved,
+                        const Sums<S>& sums) const {
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int local = at.local(j, e), n = at.first + local;
+      if (n >= p.batch) continue;
+      const bool goes_on = n < after.active;  // in forward's order; else this is the sequence's last step, or none
+#pragma unroll
+      for (int group = 0; group < kGroups; group++) {
+        const int u = unit(group);
+        if (u >= p.hidden) continue;
+        float dh = sums.of(group, e);
+        if (n >= step.active) {
+          if (goes_on) {  // the step after this one was the sequence's first
+            if (p.dh0.data) convert(row<T>(p.dh0, n)[u], dh);
+            if constexpr (Cell::kStates > 1)
+              if (p.dc0.data) convert(row<T>(p.dc0, n)[u], shared.own(at, j, group * 2 + e));
+          }
+          continue;
+        }
+        if (!goes_on) dh = p.dh_n.data ? converted<float>(row<T>(p.dh_n, n)[u]) : 0.f;
+        float keep[Cell::kSaved], in[Cell::kStates], out[Cell::kStates], dout[Cell::kStates], dpre[kGates],
+            din[Cell::kStates];
+#pragma unroll
+        for (int i = 0; i < Cell::kSaved; i++) keep[i] = saved.gates[group][e][i];
+        in[0] = out[0] = 0;  // h is not read: see cells.h
+        dout[0] = dh + saved.dy[group][e];
+        if constexpr (Cell::kStates > 1) {
+          in[1] = saved.c_before[group][e], out[1] = saved.c[group][e];
+          dout[1] = goes_on       ? shared.own(at, j, group * 2 + e)
+                    : p.dc_n.data ? converted<float>(row<T>(p.dc_n, n)[u])
+                                  : 0.f;
+        }
+        Cell::template backward<MathFor<T>>(keep, in, out, dout, dpre, din);
+        if constexpr (Cell::kStates > 1) shared.own(at, j, group * 2 + e) = din[1];
+        T* dgates = static_cast<T*>(p.dgates) + (step.row + n) * kGates * p.hidden + u;
+#pragma unroll
+        for (int gate = 0; gate < kGates; gate++) {
+          const T d = converted<T>(dpre[gate]);
+          dgates[gate * p.hidden] = d;
+          exchange.put(s + 1, local, gate * p.gate_width + u, Multiplier::rounded(d));
+        }
+      }
+    }
+  }
+};
+
+}  // namespace lstmfast::cuda

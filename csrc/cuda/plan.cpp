@@ -1,0 +1,246 @@
+// The planner: tries every launch shape of the persistent kernels and keeps the one that its model expects to be
+// fastest. The model counts cycles per step from an SM's throughputs and a few latencies; none of them was measured
+// here.
+#include <algorithm>
+#include <cstdio>
+
+#include "../core/cell_info.h"
+#include "kernels.h"
+
+namespace lstmfast::cuda {
+namespace {
+
+constexpr int64_t kRegistersPerSm = 65536;  // on every GPU from compute capability 8.0 on; launch bounds rely on it
+constexpr double kCyclesPerMicrosecond = 1800;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t rows_per_unit(const Request& r) { return r.backward ? 1 : r.gates; }
+// The fewest row tiles that hold whole units only.
+int row_tiles(const Request& r) {
+  int tiles = 1;
+  while (2 * tiles % rows_per_unit(r)) tiles++;
+  return tiles;
+}
+
+// How many groups run at once. Clusters do not fill a GPU: they lie within a part of it, and leave SMs over there.
+int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu) {
+  return std::max<int64_t>(1, (regime == Regime::kCluster ? gpu.sm_count * 9 / 10 : gpu.sm_count) / group_blocks);
+}
+// Groups that do not wait for anything outside of them may run one after the other.
+int64_t waves(const Tiling& t, Regime regime, const GpuInfo& gpu) {
+  return ceil_div(t.groups, slots(t.group_blocks, regime, gpu));
+}
+
+double step_cycles(const Request& r, const Tiling& t, Regime regime, Multiplier multiplier, const GpuInfo& gpu) {
+  const double warps = t.warps(), per_scheduler = std::max(1., warps / 4);
+  double product;
+  if (multiplier == Multiplier::kTensorCores) {
+    constexpr double kIssue = 6.4, kLatency = 33;  // of one mma
+    product = t.tiles * std::max(per_scheduler * t.row_tiles * t.depth_tiles * kIssue, t.depth_tiles / 2 * kLatency);
+  } else {
+    product = t.tiles * per_scheduler * (2 * t.row_tiles) * 8 * (2 * t.depth_tiles) / .8;
+  }
+  constexpr double kCell = 200, kBlockBarrier = 40;
+  const double units = static_cast<double>(t.unit_warps) * t.warp_units;
+  double cycles = product + kCell + kBlockBarrier + units * t.tiles * 8 * (r.dtype == DType::kFloat32 ? .75 : .4);
+  if (t.slices > 1) cycles += kBlockBarrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
+  const double operand = t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
+  if (regime == Regime::kCluster) {
+    constexpr double kBarrier = 400, kBytesPerCycle = 14;  // of shared memory in another SM
+    cycles += kBarrier + operand / kBytesPerCycle;
+  }
+  if (regime == Regime::kWholeGpu) {
+    constexpr double kFlag = 1500, kL2BytesPerCycle = 48;
+    cycles += kFlag + (1 + t.tiles) * kBlockBarrier + operand / kL2BytesPerCycle;
+  }
+  return cycles * static_cast<double>(waves(t, regime, gpu));
+}
+
+// A step of the general path: two launches, and whichever is slower, arithmetic or reading W_hh.
+double general_cycles(const Request& r, const GpuInfo& gpu) {
+  const double products = static_cast<double>(r.batch) * r.gates * r.hidden * r.hidden;
+  const double per_sm = size_of(r.dtype) == 2 ? 1200 : r.tf32 ? 600 : 100;
+  const double weights = static_cast<double>(r.gates) * r.hidden * r.hidden * size_of(r.dtype);
+  constexpr double kLaunches = 5 * kCyclesPerMicrosecond, kBytesPerCycle = 2000;
+  return kLaunches + std::max(products / (per_sm * gpu.sm_count), weights / kBytesPerCycle);
+}
+
+const char* unsuited(const Request& r, const GpuInfo& gpu) {
+  if (r.dtype == DType::kFloat64) return "float64 has no persistent kernel";
+  if (r.projection) return "a projection has no persistent kernel";
+  constexpr int64_t kMost = 1 << 23;  // the kernels count sequences, units and arrivals in 32 bits
+  if (r.batch >= kMost || r.hidden >= kMost || r.steps >= kMost) return "the sizes are too large";
+  if (gpu.major < 8) return "the GPU is older than compute capability 8.0";
+  if (gpu.registers_per_sm < kRegistersPerSm || gpu.sm_count < 1) return "the GPU has too few registers";
+  return nullptr;
+}
+
+}  // namespace
+
+int64_t reserve_width(int cell, DType dtype, int64_t hidden, int64_t projection) {
+  const CellInfo& info = cell_info(cell);
+  const int64_t size = compute_size_of(dtype), aligned = 16 / size;
+  const int64_t cell_out = projection ? (hidden * size_of(dtype) + size - 1) / size : 0;
+  const int64_t width = hidden * (info.gates + info.states - 1) + cell_out;
+  return (width + aligned - 1) / aligned * aligned;
+}
+
+int64_t exchange_gate_width(const Request& r) {
+  const int64_t chunk = 16 / size_of(r.dtype);
+  return ceil_div(r.hidden, chunk) * chunk;
+}
+int64_t exchange_width(const Request& r) { return exchange_gate_width(r) * (r.backward ? r.gates : 1); }
+
+namespace {
+
+bool is_possible(Regime regime, int64_t blocks, const GpuInfo& gpu) {
+  constexpr int64_t kMostOfCluster = 8;  // what every GPU with clusters allows
+  switch (regime) {
+    case Regime::kOneSm:
+      return blocks == 1;
+    case Regime::kCluster:
+      return blocks > 1 && blocks <= kMostOfCluster && blocks <= gpu.sm_count && gpu.major >= 9;
+    case Regime::kWholeGpu:
+      return blocks > 1 && blocks <= gpu.sm_count && gpu.cooperative;
+    case Regime::kGeneral:
+      break;
+  }
+  return false;
+}
+
+// Calls f with every plan that the GPU can run: registers, shared memory, and all blocks of a group at once.
+template <class F>
+void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) {
+  const Multiplier multiplier = r.dtype == DType::kFloat32 && !r.tf32 ? Multiplier::kFma : Multiplier::kTensorCores;
+  const int64_t depth = ceil_div(exchange_width(r) * size_of(r.dtype), 64) * 2;
+  const int64_t sequence_tiles = std::max<int64_t>(1, ceil_div(r.batch, 8));
+  for (const int registers : kWeightRegisters) {
+    Tiling t;
+    t.row_tiles = row_tiles(r);
+    t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
+    t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
+    const int64_t slices = ceil_div(depth, t.depth_tiles),
+                  most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma) / 32;
+    const int64_t useful_warps = ceil_div(r.hidden, t.warp_units);
+    for (int64_t unit_warps = 1; unit_warps * slices <= most_warps && unit_warps <= useful_warps; unit_warps++) {
+      t.slices = static_cast<int>(slices), t.unit_warps = static_cast<int>(unit_warps);
+      const int64_t blocks = ceil_div(r.hidden, unit_warps * t.warp_units);
+      t.group_blocks = static_cast<int>(blocks);
+      t.pitch = static_cast<int>(slices) * t.depth_tiles * 32 + 16;
+      for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu}) {
+        if (!is_possible(regime, blocks, gpu)) continue;
+        const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
+        // The operand of all tiles twice, or of two tiles; and for each tile the slices' sums and the cell's state.
+        const bool streams = regime == Regime::kWholeGpu;
+        const int64_t operand = 2 * 8 * t.pitch;
+        const int64_t per_tile = (streams ? 0 : operand) + (slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0) +
+                                 unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
+        const int64_t most_tiles = (gpu.shared_per_block_optin - (streams ? operand : 0)) / per_tile;
+        int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks, regime, gpu)));
+        if (!streams) tiles = std::min(tiles, most_tiles);  // the others come in another wave
+        if (tiles < 1 || tiles > most_tiles || staging > gpu.shared_per_block_optin) continue;
+        t.tiles = static_cast<int>(tiles);
+        t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
+        t.shared_bytes = std::max(tiles * per_tile + (streams ? operand : 0), staging);
+        f(Plan{regime, multiplier, t, step_cycles(r, t, regime, multiplier, gpu) / kCyclesPerMicrosecond, ""});
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
+  Plan best;
+  best.microseconds = general_cycles(r, gpu) / kCyclesPerMicrosecond;
+  if (const char* why = unsuited(r, gpu)) {
+    best.reason = why;
+    return best;
+  }
+  best.reason = "no persistent kernel is expected to be faster";
+  constexpr double kStart = 6;  // to launch and to load the weights
+  double least = best.microseconds * static_cast<double>(r.steps);
+  if (candidate < 0 && least <= kStart) return best;
+  int plans = 0;
+  for_each_persistent_plan(r, gpu, [&](const Plan& p) {
+    plans++;
+    const double expected = kStart + p.microseconds * static_cast<double>(r.steps);
+    if (candidate < 0 && expected < least) best = p, least = expected;
+  });
+  if (candidate < 0 || plans == 0) return best;
+  candidate %= plans;
+  for_each_persistent_plan(r, gpu, [&](const Plan& p) {
+    if (candidate-- == 0) best = p;
+  });
+  return best;
+}
+
+Request request_for(const ForwardParams& p, const Context& context, bool backward) {
+  Request r;
+  r.backward = backward;
+  r.gates = cell_info(p.cell).gates;
+  r.dtype = p.dtype;
+  r.tf32 = context.allow_tf32;
+  r.batch = p.shape.batch, r.hidden = p.shape.hidden, r.projection = p.shape.projection;
+  r.steps = p.shape.steps;
+  return r;
+}
+Plan plan_for(const ForwardParams& p, const Context& context, bool backward) {
+  Plan general;
+  general.reason = "asked for";
+  if (!context.persistent) return general;
+  general.reason = "the cell has no persistent kernel";
+  if (p.cell >= kPersistentCells && context.candidate < 0) return general;
+  return make_plan(request_for(p, context, backward), context.gpu, context.candidate);
+}
+Plan forward_plan(const ForwardParams& p, const Context& context) { return plan_for(p, context, false); }
+Plan backward_plan(const BackwardParams& p, const Context& context) { return plan_for(p, context, true); }
+
+std::string describe(const Plan& p) {
+  char text[400];
+  if (p.regime == Regime::kGeneral) {
+    std::snprintf(text, sizeof text, "general: a product and a pointwise kernel per step (%s); model: %.2f us a step",
+                  p.reason, p.microseconds);
+    return text;
+  }
+  const Tiling& t = p.tiling;
+  std::snprintf(text, sizeof text,
+                "persistent, %s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden units, "
+                "depth in %d slice%s, %lld bytes of shared memory; %s; model: %.2f us a step",
+                p.regime == Regime::kOneSm     ? "W_hh in one SM"
+                : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
+                                               : "W_hh across SMs, flag barrier through L2",
+                t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
+                t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
+                static_cast<long long>(t.shared_bytes),
+                p.multiplier == Multiplier::kTensorCores ? "tensor cores" : "float32 arithmetic", p.microseconds);
+  return text;
+}
+
+namespace {
+struct Named {
+  const char* name;
+  GpuInfo gpu;
+};
+const Named kGpus[] = {
+    {"A100", {108, 8, 0, 166912, kRegistersPerSm, 40 << 20, true}},
+    {"RTX 3090", {82, 8, 6, 101376, kRegistersPerSm, 6 << 20, true}},
+    {"RTX 4090", {128, 8, 9, 101376, kRegistersPerSm, 72 << 20, true}},
+    {"H100", {132, 9, 0, 232448, kRegistersPerSm, 50 << 20, true}},
+    {"H200", {132, 9, 0, 232448, kRegistersPerSm, 60 << 20, true}},
+    {"B200", {148, 10, 0, 232448, kRegistersPerSm, 126 << 20, true}},
+};
+}  // namespace
+
+std::vector<std::string> gpu_names() {
+  std::vector<std::string> names;
+  for (const Named& g : kGpus) names.emplace_back(g.name);
+  return names;
+}
+const GpuInfo* gpu_named(const std::string& name) {
+  for (const Named& g : kGpus)
+    if (name == g.name) return &g.gpu;
+  return nullptr;
+}
+
+}  // namespace lstmfast::cuda

@@ -1,0 +1,94 @@
+// Which kernel runs a call, and in which launch shape: pure functions of the GPU's description and the sizes.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../core/macros.h"
+#include "../core/params.h"
+
+namespace lstmfast::cuda {
+
+// What the planner knows about a GPU. The binding fills it once per device from the device's attributes.
+struct GpuInfo {
+  int sm_count = 0;                    // of the MIG slice, where there is one
+  int major = 0, minor = 0;            // compute capability
+  int64_t shared_per_block_optin = 0;  // bytes
+  int64_t registers_per_sm = 0;        // 32-bit registers
+  int64_t l2_bytes = 0;
+  bool cooperative = false;  // cooperative launches work
+};
+
+// How one layer in one direction is run.
+enum class Regime {
+  kGeneral,   // a GEMM and a pointwise kernel per step; any size
+  kOneSm,     // persistent: a block holds all of W_hh and owns some sequences; blocks do not meet
+  kCluster,   // persistent: the blocks of a cluster share W_hh and write into each other's shared memory (from 9.0 on)
+  kWholeGpu,  // persistent: the blocks of a group share W_hh, exchange through L2 and meet at a flag every step
+};
+
+// How the persistent kernels multiply.
+enum class Multiplier { kTensorCores, kFma };
+
+// The product of a step, as a persistent kernel cuts it: weights are the rows (all gates of the hidden units in
+// forward, hidden units in backward), the depth is what is exchanged (h in forward, gate gradients in backward). A warp
+// holds the weights of kRowTiles x 16 rows and a slice of the depth in registers; `slices` warps share their rows and
+// split the depth. Depth is counted in tiles of 32 bytes.
+struct Tiling {
+  int row_tiles = 0;     // 16 rows each, per warp
+  int depth_tiles = 0;   // per warp
+  int slices = 0;        // warps that share rows
+  int unit_warps = 0;    // warps of a block side by side in hidden units
+  int warp_units = 0;    // hidden units of a warp
+  int group_blocks = 0;  // blocks that share W_hh
+  int groups = 0;        // each has all of W_hh, and a part of the batch
+  int tiles = 0;         // 8 sequences each, per group
+  int pitch = 0;         // bytes of an operand's row in shared memory
+  int64_t shared_bytes = 0;
+
+  LF_HOST_DEVICE int warps() const { return slices * unit_warps; }
+  int weight_registers() const { return row_tiles * depth_tiles * 4; }
+  int threads() const { return 32 * warps(); }
+  int blocks() const { return groups * group_blocks; }
+};
+
+struct Plan {
+  Regime regime = Regime::kGeneral;
+  Multiplier multiplier = Multiplier::kTensorCores;
+  Tiling tiling;            // of a persistent regime
+  double microseconds = 0;  // expected of a step, without the products over all rows; from a model, not measured
+  const char* reason = "";  // why not a persistent regime
+};
+
+// What a plan depends on.
+struct Request {
+  bool backward = false;
+  int gates = 4;
+  DType dtype = DType::kFloat32;
+  bool tf32 = false;
+  int64_t batch = 1, hidden = 1, projection = 0;
+  int64_t steps = 100;
+};
+
+// The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)
+// of all persistent plans that the GPU can run.
+Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate = -1);
+std::string describe(const Plan& plan);
+
+// Widths in elements of one sequence's row in what blocks exchange: a gate's part, padded to 16 bytes, and all of it.
+int64_t exchange_gate_width(const Request& r);
+int64_t exchange_width(const Request& r);
+
+// Registers in which a thread holds weights, and how many threads a block may have so that the kernel does not spill:
+// its launch bounds. Tensor cores in forward need the fewest others.
+constexpr int kWeightRegisters[] = {64, 128};
+LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma) {
+  return weight_registers > 64 ? 256 : backward || fma ? 384 : 512;
+}
+
+// Descriptions of GPUs by name, for explain() and tests; null if unknown.
+std::vector<std::string> gpu_names();
+const GpuInfo* gpu_named(const std::string& name);
+
+}  // namespace lstmfast::cuda

@@ -1,0 +1,5 @@
+#include "../step_launchers.cuh"
+
+namespace lstmfast::cuda {
+const StepKernels kStepKernelsFloat64 = StepLaunchers<double>::kTable;
+}  // namespace lstmfast::cuda

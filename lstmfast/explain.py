@@ -1,0 +1,61 @@
+"""What the kernels' planners decide for a call, in words."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from . import _C
+
+
+def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = None) -> str:
+    """Which kernels run a call of `module`, and how they cut the work, one line for each layer and pass.
+
+        print(lstmfast.explain(lstmfast.LSTM(64, 256), steps=100, batch=32, gpu="H200"))
+
+    Both directions of a bidirectional layer are planned alike. Nothing is run, and no GPU is needed.
+
+    Args:
+        module: lstmfast's or torch.nn's LSTM or RNN; its sizes, dtype and device count.
+        steps, batch: T and B of the input, both at least 1.
+        gpu: plan for this GPU, one of ``"A100"``, ``"RTX 4090"``, ``"H100"``, ``"H200"``, ``"B200"``. None: for the
+            device of the module's weights, which is planned with torch's present number of threads if it is a CPU.
+
+    Raises:
+        ValueError: an unknown GPU, a module of another kind, a dtype without kernels, or steps or batch below 1.
+    """
+    if getattr(module, "mode", None) not in _C.cells():
+        raise ValueError(f"explain() knows LSTM and RNN modules, not {type(module).__name__}")
+    if steps < 1 or batch < 1:
+        raise ValueError(f"steps and batch must be at least 1, got {steps} and {batch}")
+    weight = module.weight_ih_l0
+    dtype = str(weight.dtype).removeprefix("torch.")
+    device = gpu if gpu is not None else _device_name(weight.device)
+    lines = [f"{module.mode}, {dtype}, {steps} steps of {batch} sequences, on {device}"]
+    output = (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+    for layer in range(module.num_layers):
+        sizes = (steps, batch, output if layer else module.input_size, module.hidden_size, module.proj_size)
+        if gpu is None and weight.device.type != "cuda":
+            lines.append(f"  layer {layer}: {_cpu_plan(module.mode, sizes, dtype)}")
+            continue
+        target = gpu if gpu is not None else weight.device.index
+        for backward in (False, True):
+            plan = _C.cuda_plan(module.mode, dtype, *sizes, backward, _C.allow_tf32(), target)
+            lines.append(f"  layer {layer}, {'backward' if backward else 'forward'}: {plan}")
+    return "\n".join(lines)
+
+
+def _cpu_plan(cell: str, sizes: tuple[int, ...], dtype: str) -> str:
+    plan = _C.plan(cell, *sizes, threads=torch.get_num_threads(), is_double=dtype == "float64")
+    threads = f"{plan['threads']} thread{'s' * (plan['threads'] > 1)}"
+    if plan["threads"] > 1:
+        threads += f", split by {'sequences' if plan['split'] == 'batch' else 'hidden units'}"
+    weights = "read in place" if plan["in_place"] else "packed"
+    return (
+        f"{_C.isa()}, {threads}; blocks of {plan['forward_steps']} steps forward and {plan['backward_steps']} "
+        f"backward; forward's weights {weights}"
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"

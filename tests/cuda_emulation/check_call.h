@@ -1,0 +1,277 @@
+// Runs one call on the emulated GPU, forward and backward, and compares every result with the reference.
+#pragma once
+#include <cstdio>
+#include <random>
+#include <stdexcept>
+
+#include "blas.h"
+#include "reference.h"
+
+namespace lstmfast {
+
+// How the call's tensors lie in memory, and what of them is there.
+struct Layout {
+  bool batch_first = false;         // x, dy and dx step by step in one sequence after the other (padded only)
+  bool gaps = false;                // rows further apart than they are wide
+  bool transposed_weights = false;  // weights stored column by column
+  bool strided = false;             // weights and biases with no stride of 1
+  bool one_h0 = false;              // the same h0 row for all sequences: a stride of 0
+  int shift = 0;                    // elements by which memory misses its alignment
+  bool accumulate_dx = false;
+  unsigned unwanted = 0;  // gradients that are not asked for, a bit each in the order of Gradients
+};
+enum Gradients { kDx, kDh0, kDc0, kDwIh, kDwHh, kDwHr, kDb, kGradients };
+
+struct Run {
+  cuda::Context context;
+  uint64_t seed = 0;
+  bool tf32 = false;
+};
+
+// What is wrong, empty if nothing.
+class CallCheck {
+ public:
+  CallCheck(const Problem& p, const Layout& layout, const Run& run) : p_(p), l_(layout), run_(run) {}
+
+  std::string operator()() {
+    try {
+      check();
+    } catch (const std::exception& e) {
+      complain(e.what());
+    }
+    return errors_;
+  }
+  // Of every bit of every result.
+  uint64_t digest() const { return digest_; }
+  // The largest error over what was allowed.
+  double worst() const { return worst_; }
+
+ private:
+  Tensor rows(const Values* v, int64_t width, bool per_row) {
+    const int64_t n = per_row ? p_.rows() : p_.batch, gap = l_.gaps ? 3 : 0;
+    if (v && v->empty()) return {};
+    if (per_row && l_.batch_first && p_.sizes.empty())
+      return fill({p_.dtype, n, width, p_.batch, width + gap, p_.steps * (width + gap), 1, shift()}, v);
+    const int64_t batch = per_row && !p_.sizes.empty() ? std::max<int64_t>(n, 1) : p_.batch;
+    return fill({p_.dtype, n, width, batch, batch * (width + gap), width + gap, 1, shift()}, v);
+  }
+  Tensor weights(const Values* v, int64_t n, int64_t columns) {
+    if (v && v->empty()) return {};
+    if (l_.strided) return fill({p_.dtype, n, columns, n, 0, 2 * columns + 1, 2, shift()}, v);
+    if (l_.transposed_weights) return fill({p_.dtype, n, columns, n, 0, 1, n, shift()}, v);
+    return fill({p_.dtype, n, columns, n, 0, columns, 1, shift()}, v);
+  }
+  Tensor gradient(Gradients which, int64_t n, int64_t columns) {
+    if (l_.unwanted >> which & 1) return {};
+    if (l_.transposed_weights) return fill({p_.dtype, n, columns, n, 0, 1, n, shift()}, nullptr);
+    return fill({p_.dtype, n, columns, n, 0, columns, 1, shift()}, nullptr);
+  }
+  Tensor state_gradient(Gradients which, int64_t columns) {
+    return l_.unwanted >> which & 1 ? Tensor() : rows(nullptr, columns, false);
+  }
+  size_t shift() const { return static_cast<size_t>(l_.shift); }
+  Tensor fill(Tensor t, const Values* v) {
+    for (int64_t r = 0; v && r < t.rows(); r++)
+      for (int64_t c = 0; c < t.columns(); c++) t.set(r, c, (*v)[r * t.columns() + c]);
+    return t;
+  }
+
+  void check() {
+    emulation::options().seed = run_.seed;
+    const int64_t H = p_.hidden, O = p_.output(), I = p_.input, G = p_.gates();
+    p_.tf32 = run_.tf32;
+    const Expected e = reference(p_);
+    // Cells without activations may grow with every step: exact up to the type's whole numbers, nothing near infinity.
+    const bool linear = std::string(cell_info(p_.cell).name).find("LINEAR") != std::string::npos;
+    const double whole = p_.dtype == DType::kBFloat16 ? 256 : p_.dtype == DType::kFloat16 ? 2048 : 1 << 20;
+    if (linear && e.largest > (size_of(p_.dtype) == 2 ? 1e4 : 1e15)) return;
+    exact_ = linear && e.largest < (run_.tf32 ? 1024 : whole);
+    scale_ = linear ? std::max(1., e.largest) : 1;
+
+    const Tensor x = rows(&p_.x, I, true), w_ih = weights(&p_.w_ih, G * H, I), w_hh = weights(&p_.w_hh, G * H, O),
+                 w_hr = weights(&p_.w_hr, O, H), b_ih = weights(&p_.b_ih, G * H, 1), b_hh = weights(&p_.b_hh, G * H, 1);
+    Tensor h0 = rows(&p_.h0, O, false);
+    const Tensor c0 = rows(&p_.c0, H, false);
+    if (l_.one_h0 && h0.defined()) h0 = fill({p_.dtype, p_.batch, O, p_.batch, 0, 0, 1, shift()}, &p_.h0);
+    BackwardParams b;
+    b.cell = p_.cell, b.dtype = p_.dtype;
+    Shape& s = b.shape;
+    s.steps = p_.steps, s.batch = p_.batch, s.rows = p_.rows(), s.input = I, s.hidden = H, s.projection = p_.projection;
+    s.reverse = p_.reverse;
+    if (!p_.sizes.empty()) s.batch_sizes = p_.sizes.data(), s.offsets = p_.offsets.data();
+    b.x = x.view<ConstRows>(), b.h0 = h0.view<ConstRows>(), b.c0 = c0.view<ConstRows>();
+    b.w_ih = w_ih.matrix<ConstMatrix>(), b.w_hh = w_hh.matrix<ConstMatrix>(), b.w_hr = w_hr.matrix<ConstMatrix>();
+    b.b_ih = b_ih.matrix<ConstMatrix>(), b.b_hh = b_hh.matrix<ConstMatrix>();
+
+    const size_t reserve_bytes = static_cast<size_t>(cuda::reserve_width(p_.cell, p_.dtype, H, p_.projection) *
+                                                     p_.rows() * compute_size_of(p_.dtype));
+    if (reserve_bytes % 16) complain("reserve_width is not a multiple of 16 bytes");
+    const GuardedMemory reserve(reserve_bytes);
+    for (const bool keep : {false, true}) {
+      Tensor y = rows(nullptr, O, true), h_n = rows(nullptr, O, false);
+      Tensor c_n = p_.has_c() ? rows(nullptr, H, false) : Tensor();
+      b.y = y.view<Rows>(), b.h_n = h_n.view<Rows>(), b.c_n = c_n.view<Rows>();
+      b.reserve = keep ? reserve.data() : nullptr;
+      ForwardParams& f = b;
+      f.workspace = nullptr;
+      const GuardedMemory workspace(cuda::forward_workspace_bytes(f, run_.context));
+      f.workspace = workspace.data();
+      expect_ok(cuda::forward(f, run_.context));
+      const char* mode = keep ? "training" : "inference";
+      compare(mode, "y", y, e.y, y_tolerance());
+      compare(mode, "h_n", h_n, e.h_n, y_tolerance());
+      if (p_.has_c()) compare(mode, "c_n", c_n, e.c_n, y_tolerance());
+      compare_most("y", y, e.y);
+      check_intact(workspace, "workspace");
+      check_intact(reserve, "reserve");
+      if (!errors_.empty()) return;
+      y_ = std::move(y);
+    }
+    b.y = y_.view<Rows>();
+    const Values y_before = y_.values();
+    for (const Tensor* t : {&x, &w_ih, &w_hh, &w_hr, &b_ih, &b_hh, &c0})
+      if (!t->intact()) complain("an input's surroundings were written to");
+
+    const Tensor dy = rows(&p_.dy, O, true), dh_n = rows(&p_.dh_n, O, false), dc_n = rows(&p_.dc_n, H, false);
+    b.dy = dy.view<ConstRows>(), b.dh_n = dh_n.view<ConstRows>(), b.dc_n = dc_n.view<ConstRows>();
+    Expected want = e;
+    Tensor dx;
+    if (!(l_.unwanted >> kDx & 1)) {
+      dx = rows(nullptr, I, true);
+      if (l_.accumulate_dx)
+        for (int64_t r = 0; r < p_.rows(); r++)
+          for (int64_t c = 0; c < I; c++) dx.set(r, c, 1), want.dx[r * I + c] += 1;
+    }
+    const Tensor dh0 = state_gradient(kDh0, O), dc0 = p_.has_c() ? state_gradient(kDc0, H) : Tensor(),
+                 dw_ih = gradient(kDwIh, G * H, I), dw_hh = gradient(kDwHh, G * H, O),
+                 dw_hr = p_.projection ? gradient(kDwHr, O, H) : Tensor(), db_ih = gradient(kDb, G * H, 1),
+                 db_hh = gradient(kDb, G * H, 1);
+    b.dx = dx.view<Rows>(), b.dh0 = dh0.view<Rows>(), b.dc0 = dc0.view<Rows>();
+    b.accumulate_dx = l_.accumulate_dx;
+    b.dw_ih = dw_ih.matrix<Matrix>(), b.dw_hh = dw_hh.matrix<Matrix>(), b.dw_hr = dw_hr.matrix<Matrix>();
+    b.db_ih = db_ih.matrix<Matrix>(), b.db_hh = db_hh.matrix<Matrix>();
+    const std::vector<char> reserve_before(reserve.data(), reserve.data() + reserve.size());
+    b.workspace = nullptr;
+    const GuardedMemory workspace(cuda::backward_workspace_bytes(b, run_.context));
+    b.workspace = workspace.data();
+    expect_ok(cuda::backward(b, run_.context));
+    compare("", "dx", dx, want.dx, tolerance());
+    compare("", "dh0", dh0, want.dh0, tolerance());
+    compare("", "dc0", dc0, want.dc0, tolerance());
+    compare("", "dw_ih", dw_ih, want.dw_ih, tolerance());
+    compare("", "dw_hh", dw_hh, want.dw_hh, tolerance());
+    compare("", "dw_hr", dw_hr, want.dw_hr, tolerance());
+    compare("", "db_ih", db_ih, want.db, tolerance());
+    compare("", "db_hh", db_hh, want.db, tolerance());
+    if (dh0.defined()) compare_most("dh0", dh0, want.dh0);
+    check_intact(workspace, "workspace");
+    if (std::memcmp(reserve_before.data(), reserve.data(), reserve.size())) complain("backward changed the reserve");
+    if (y_before != y_.values()) complain("backward changed y");
+  }
+
+  void expect_ok(const cuda::Result& r) {
+    if (!r.ok())
+      complain("status " + std::to_string(static_cast<int>(r.status)) + " code " + std::to_string(r.code) + " from " +
+               r.where);
+  }
+  void check_intact(const GuardedMemory& m, const char* name) {
+    if (!m.intact()) complain(std::string(name) + ": written outside");
+  }
+  // Allowed, relative to 1 + |exact|: a few units of the type for what was rounded to it on the way.
+  double y_tolerance() const {
+    switch (p_.dtype) {
+      case DType::kFloat64:
+        return 1e-12;
+      case DType::kFloat32:
+        return run_.tf32 ? 1e-3 : 5e-6;
+      case DType::kFloat16:
+        return 3e-3;
+      case DType::kBFloat16:
+        return 2.5e-2;
+    }
+    return 0;
+  }
+  double tolerance() const { return y_tolerance() * 4; }
+
+  void compare(const char* mode, const char* name, const Tensor& t, const Values& want, double tolerance) {
+    if (!t.defined()) return;
+    if (!t.intact()) complain(std::string(mode) + " " + name + ": written outside");
+    const Values got = t.values();
+    for (const double x : got) {
+      uint64_t bits;
+      std::memcpy(&bits, &x, sizeof bits);
+      digest_ = (digest_ ^ bits) * 0x100000001b3;
+    }
+    for (size_t i = 0; i < got.size(); i++) {
+      const double error = std::fabs(got[i] - want[i]);
+      const double allowed = exact_ ? 0 : tolerance * (1 + std::fabs(want[i])) * scale_;
+      if (allowed > 0) worst_ = std::max(worst_, error / allowed);
+      if (error <= allowed) continue;
+      char text[160];
+      std::snprintf(text, sizeof text, "%s %s[%zu] = %.9g, want %.9g +- %.2g", mode, name, i, got[i], want[i], allowed);
+      return complain(text);
+    }
+  }
+  // TF32 rounds where the reference does. Where a value lies between two roundings the two may differ by one, with all
+  // that follows in this sequence; but most elements must agree much better than that.
+  void compare_most(const char* name, const Tensor& t, const Values& want) {
+    if (!run_.tf32 || p_.dtype != DType::kFloat32 || p_.batch < 7 || exact_) return;
+    const Values got = t.values();
+    size_t apart = 0;
+    for (size_t i = 0; i < got.size(); i++)
+      apart += std::fabs(got[i] - want[i]) > 2e-5 * (1 + std::fabs(want[i])) * scale_;
+    if (apart > got.size() / 2) complain(std::string(name) + ": rounded to TF32 elsewhere than expected");
+  }
+  void complain(const std::string& what) { errors_ += (errors_.empty() ? "" : "; ") + what; }
+
+  Problem p_;
+  const Layout l_;
+  const Run run_;
+  Tensor y_;
+  bool exact_ = false;
+  double scale_ = 1, worst_ = 0;
+  uint64_t digest_ = 0xcbf29ce484222325;
+  std::string errors_;
+};
+
+// Random values for a problem whose sizes are set. Cells without activations get small whole numbers, and few of them,
+// so that every sum is exact.
+inline void fill(Problem& p, std::mt19937_64& random, bool states, bool biases) {
+  const bool linear = std::string(cell_info(p.cell).name).find("LINEAR") != std::string::npos;
+  const auto values = [&](int64_t n, double scale) {
+    std::normal_distribution<double> normal;
+    Values v(n);
+    for (double& x : v)
+      x = linear ? (random() % 4 == 0 ? static_cast<double>(random() % 3) - 1 : 0)
+                 : rounded(p.dtype, scale * normal(random));
+    return v;
+  };
+  p.offsets.clear();
+  if (!p.sizes.empty()) {
+    p.offsets.push_back(0);
+    for (const int64_t n : p.sizes) p.offsets.push_back(p.offsets.back() + n);
+  }
+  const int64_t R = p.rows(), O = p.output(), W = p.gates() * p.hidden;
+  const double scale = 1 / std::sqrt(static_cast<double>(p.hidden));
+  p.x = values(R * p.input, 1), p.w_ih = values(W * p.input, scale), p.w_hh = values(W * O, scale);
+  p.w_hr = values(p.projection * p.hidden, scale);
+  if (biases) p.b_ih = values(W, .3), p.b_hh = values(W, .3);
+  if (states) p.h0 = values(p.batch * O, .5);
+  if (states && p.has_c()) p.c0 = values(p.batch * p.hidden, .5);
+  p.dy = values(R * O, 1), p.dh_n = values(p.batch * O, 1);
+  if (p.has_c()) p.dc_n = values(p.batch * p.hidden, 1);
+}
+
+inline std::string to_string(const Problem& p, const Layout& l) {
+  static const char* const kNames[] = {"f32", "f64", "bf16", "f16"};
+  std::string s =
+      std::string(cell_info(p.cell).name) + " " + kNames[static_cast<int>(p.dtype)] + " T=" + std::to_string(p.steps) +
+      " N=" + std::to_string(p.batch) + " I=" + std::to_string(p.input) + " H=" + std::to_string(p.hidden) +
+      " P=" + std::to_string(p.projection) + (p.reverse ? " reverse" : "") + (p.sizes.empty() ? "" : " packed") +
+      (p.h0.empty() ? " no-state" : "") + (p.b_ih.empty() ? " no-bias" : "") + (l.batch_first ? " batch-first" : "") +
+      (l.gaps ? " gaps" : "") + (l.transposed_weights ? " transposed" : "") + (l.strided ? " strided" : "") +
+      (l.one_h0 ? " one-h0" : "") + (l.accumulate_dx ? " accumulate" : "");
+  return s + " shift=" + std::to_string(l.shift) + " unwanted=" + std::to_string(l.unwanted);
+}
+
+}  // namespace lstmfast

@@ -1,0 +1,53 @@
+// All of the CUDA code for one type in one program, quick to compile: what mutate.py breaks and runs. It stops at the
+// first call that is wrong. TEST_GENERAL, TEST_PERSISTENT or TEST_TF32 says which kernels run.
+#define LSTMFAST_EMULATION_MAIN
+// clang-format off
+#include "cuda/plan.cpp"
+#include "cuda/call.cpp"
+#include "cuda/forward.cpp"
+#include "cuda/backward.cpp"
+#include "cuda/dispatch.cpp"
+#include "cuda/units/shared.cu"
+#include "cuda/units/steps_f32.cu"
+#include "cuda/persistent_launchers.cuh"
+#include "random_calls.h"
+// clang-format on
+
+namespace lstmfast::cuda {
+const StepKernels kStepKernelsFloat64{}, kStepKernelsFloat16{}, kStepKernelsBFloat16{};
+#ifdef TEST_GENERAL
+const PersistentUnit<PersistentForward> kForwardFloat16{}, kForwardBFloat16{}, kForwardTf32{}, kForwardFloat32{};
+const PersistentUnit<PersistentBackward> kBackwardFloat16{}, kBackwardBFloat16{}, kBackwardTf32{}, kBackwardFloat32{};
+#else
+const PersistentUnit<PersistentForward> kForwardFloat16{}, kForwardBFloat16{},
+    kForwardTf32 = ForwardUnit<TensorCores<float> >::kTable, kForwardFloat32 = ForwardUnit<Fma>::kTable;
+const PersistentUnit<PersistentBackward> kBackwardFloat16{}, kBackwardBFloat16{},
+    kBackwardTf32 = BackwardUnit<TensorCores<float> >::kTable, kBackwardFloat32 = BackwardUnit<Fma>::kTable;
+#endif
+}  // namespace lstmfast::cuda
+
+using namespace lstmfast;
+
+int main(int argc, char** argv) {
+  const int count = argc > 1 ? std::atoi(argv[1]) : 100;
+  std::mt19937_64 random(3);
+  for (int i = 0; i < count && failures() == 0; i++) {
+#ifdef TEST_GENERAL
+    const bool tf32 = false;
+    RandomCall call(random, {{DType::kFloat32}, true, i % 16 == 15});
+#elif defined(TEST_TF32)
+    const bool tf32 = true;
+    RandomCall call(random, {{DType::kFloat32}, false, i % 4 == 3, 1});
+#else
+    const bool tf32 = random() % 2;
+    RandomCall call(random, {{DType::kFloat32}, false, i % 4 == 3, 1});
+#endif
+    Run run;
+    draw_run(random, run, tf32);
+#ifdef TEST_GENERAL
+    run.context.persistent = false;
+#endif
+    check_call(call, run);
+  }
+  return finish();
+}

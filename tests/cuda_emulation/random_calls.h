@@ -1,0 +1,78 @@
+// Calls drawn at random, with a liking for sizes around the edges of warps, tiles and vectors.
+#pragma once
+#include "check_call.h"
+#include "cpp/check.h"
+
+namespace lstmfast {
+
+// What calls are drawn from.
+struct Draw {
+  std::vector<DType> dtypes;
+  bool projections = false, large = false;
+  int cells = kCells;
+};
+
+struct RandomCall {
+  Problem problem;
+  Layout layout;
+
+  RandomCall() = default;
+  RandomCall(std::mt19937_64& random, const Draw& draw) {
+    const auto pick = [&](std::initializer_list<int64_t> list) { return list.begin()[random() % list.size()]; };
+    const auto chance = [&](uint64_t in) { return random() % in == 0; };
+    Problem& p = problem;
+    p.cell = static_cast<int>(random() % static_cast<uint64_t>(draw.cells));
+    p.dtype = draw.dtypes[random() % draw.dtypes.size()];
+    p.steps = pick({1, 2, 3, 5});
+    p.batch = pick({1, 2, 7, 8, 9, 17});
+    p.input = pick({1, 3, 8, 17});
+    p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 33});
+    if (draw.projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
+    if (p.projection >= p.hidden) p.projection = 0;
+    p.reverse = chance(2);
+    if (chance(2)) {
+      int64_t n = p.batch;
+      for (int64_t t = 0; t < p.steps; t++) {
+        p.sizes.push_back(n);
+        if (chance(2)) n = 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(n));
+      }
+    }
+    fill(p, random, !chance(3), !chance(4));
+    if (chance(4)) p.dy.clear();
+    if (chance(4)) p.dh_n.clear();
+    if (chance(4)) p.dc_n.clear();
+    Layout& l = layout;
+    l.batch_first = chance(3), l.gaps = chance(3);
+    l.transposed_weights = chance(4), l.strided = !l.transposed_weights && chance(4);
+    l.one_h0 = !p.h0.empty() && chance(4);
+    if (l.one_h0)
+      for (int64_t i = p.output(); i < static_cast<int64_t>(p.h0.size()); i++) p.h0[i] = p.h0[i % p.output()];
+    l.shift = chance(2) ? static_cast<int>(random() % 4) : 0;
+    l.accumulate_dx = chance(3);
+    if (chance(3)) l.unwanted = static_cast<unsigned>(random()) & ((1u << kGradients) - 1);
+  }
+};
+
+// Anything that the planner may choose, and more: GPUs of a few multiprocessors, so that small problems need several
+// blocks and groups, and all of the planner's candidates.
+inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
+  run.context.blas = {naive_gemm, const_cast<bool*>(&tf32)};
+  run.context.allow_tf32 = run.tf32 = tf32;
+  run.context.gpu = *cuda::gpu_named(random() % 2 ? "H100" : "RTX 4090");
+  run.context.gpu.sm_count = static_cast<int>(1 + random() % 8);
+  run.context.candidate = random() % 4 ? static_cast<int>(random() % 64) : -1;
+  run.seed = random() % 5;
+}
+
+inline double check_call(const RandomCall& call, const Run& run) {
+  CallCheck check(call.problem, call.layout, run);
+  const std::string errors = check();
+  if (!errors.empty()) {
+    std::printf("%s seed=%llu: %s\n", to_string(call.problem, call.layout).c_str(),
+                static_cast<unsigned long long>(run.seed), errors.c_str());
+    failures()++;
+  }
+  return check.worst();
+}
+
+}  // namespace lstmfast

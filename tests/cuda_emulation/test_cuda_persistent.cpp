@@ -1,0 +1,85 @@
+// The persistent kernels on the emulated GPU. Small GPUs make small problems use several blocks and several groups.
+#define LSTMFAST_EMULATION_MAIN
+#include <map>
+
+#include "random_calls.h"
+
+using namespace lstmfast;
+
+namespace {
+// What the kernels of a call have to deal with, so that a run shows what it has covered.
+void note(const Problem& problem, const Run& run, std::map<std::string, int>& seen) {
+  for (const bool backward : {false, true}) {
+    cuda::Request r;
+    r.backward = backward, r.gates = problem.gates(), r.dtype = problem.dtype, r.tf32 = run.tf32;
+    r.batch = problem.batch, r.hidden = problem.hidden;
+    const cuda::Plan plan = cuda::make_plan(r, run.context.gpu, run.context.candidate);
+    const cuda::Tiling& t = plan.tiling;
+    std::string s = backward ? "backward" : "forward ";
+    static const char* const kRegimes[] = {", general", ", one SM", ", cluster", ", whole GPU"};
+    s += kRegimes[static_cast<int>(plan.regime)];
+    s += plan.multiplier == cuda::Multiplier::kFma ? ", fma" : ", mma";
+    if (t.slices > 1) s += ", slices";
+    if (t.tiles > 1) s += ", tiles";
+    if (t.groups > 1) s += ", groups";
+    seen[s]++;
+  }
+}
+// The same call has the same bits in every schedule.
+void check_determinism(std::mt19937_64& random) {
+  for (int i = 0; i < 20; i++) {
+    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16}, false, i % 4 == 3});
+    const bool tf32 = random() % 2;
+    Run run;
+    draw_run(random, run, tf32);
+    uint64_t first = 0;
+    for (uint64_t seed = 0; seed < 4; seed++) {
+      run.seed = seed;
+      CallCheck check(call.problem, call.layout, run);
+      CHECK(check().empty());
+      if (seed == 0) first = check.digest();
+      CHECK(check.digest() == first);
+    }
+  }
+}
+
+// A GPU that has less room than its description says: the driver's error is reported, and the general path still works.
+void check_refusal() {
+  std::mt19937_64 random(4);
+  const RandomCall call(random, {{DType::kFloat32}, false, true, 1});
+  const bool tf32 = true;
+  Run run;
+  draw_run(random, run, tf32);
+  run.context.gpu = *cuda::gpu_named("A100");
+  run.context.candidate = 0;
+  emulation::options().refuses_cooperation = true;
+  const std::string errors = CallCheck(call.problem, call.layout, run)();
+  CHECK(errors.find("code 720 from persistent_forward") != std::string::npos);
+  run.context.persistent = false;
+  CHECK(CallCheck(call.problem, call.layout, run)().empty());
+  emulation::options().refuses_cooperation = false;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int count = argc > 1 ? std::atoi(argv[1]) : 200;
+  const int only = argc > 2 ? std::atoi(argv[2]) : -1;
+  std::mt19937_64 random(2);
+  std::map<std::string, int> seen;
+  double worst = 0;
+  for (int i = 0; i < count; i++) {
+    RandomCall call(random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, false, i % 8 == 7});
+    Run run;
+    const bool tf32 = random() % 2;
+    draw_run(random, run, tf32);
+    if (only >= 0 && i != only) continue;
+    note(call.problem, run, seen);
+    worst = std::max(worst, check_call(call, run));
+  }
+  for (const auto& [plan, n] : seen) std::printf("%5d  %s\n", n, plan.c_str());
+  std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
+  check_determinism(random);
+  check_refusal();
+  return finish();
+}

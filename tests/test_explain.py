@@ -1,0 +1,81 @@
+"""lstmfast.explain: plans in words, for this machine's CPU and for GPUs that need not be there."""
+
+import pytest
+import torch
+from cases import CELLS, Options, build
+from torch import nn
+
+import lstmfast
+from lstmfast import _C
+
+
+@pytest.mark.parametrize("package", [nn, lstmfast], ids=["torch", "lstmfast"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_cpu(cell, package):
+    module = build(package, Options(cell, 2, bidirectional=True), 5, 100)
+    lines = lstmfast.explain(module, steps=20, batch=7).splitlines()
+    assert lines[0] == f"{cell}, float32, 20 steps of 7 sequences, on the CPU"
+    plan = _C.plan(cell, 20, 7, 5, 100, threads=torch.get_num_threads())
+    assert len(lines) == 3
+    assert f"blocks of {plan['forward_steps']} steps forward and {plan['backward_steps']} backward" in lines[1]
+
+
+@pytest.mark.parametrize("gpu", _C.gpu_names())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_gpus_by_name(dtype, gpu):
+    module = lstmfast.LSTM(64, 128, num_layers=2, dtype=dtype, device="meta")
+    lines = lstmfast.explain(module, steps=100, batch=16, gpu=gpu).splitlines()
+    assert lines[0].endswith(f"on {gpu}")
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        f"  layer {layer}, {direction}" for layer in range(2) for direction in ("forward", "backward")
+    ]
+
+
+def test_tf32_setting_counts():
+    module = lstmfast.LSTM(64, 128)
+    texts = []
+    allowed = torch.backends.cudnn.allow_tf32
+    try:
+        for torch.backends.cudnn.allow_tf32 in (False, True):
+            assert _C.allow_tf32() == torch.backends.cudnn.allow_tf32
+            texts.append(lstmfast.explain(module, steps=100, batch=16, gpu="H200"))
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+    assert texts[0] != texts[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((nn.GRU(3, 4), 2, 2), "not GRU"),
+        ((nn.Linear(3, 4), 2, 2), "not Linear"),
+        ((nn.LSTM(3, 4), 0, 2), "at least 1"),
+        ((nn.LSTM(3, 4), 2, -1), "at least 1"),
+    ],
+)
+def test_refusals(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        lstmfast.explain(*arguments)
+
+
+def test_gpu_info():
+    info = _C.gpu_info("H200")
+    assert info["multiprocessors"] == 132
+    assert info["capability"] == (9, 0)
+    assert info["persistent"]
+    if lstmfast.build_info()["cuda"] is None:
+        with pytest.raises(ValueError, match="no CUDA"):
+            _C.gpu_info(0)
+
+
+def test_unknown_gpu_is_refused():
+    with pytest.raises(ValueError, match="no GPU is described as 'Voodoo2'"):
+        lstmfast.explain(nn.LSTM(3, 4), 2, 2, gpu="Voodoo2")
+
+
+@pytest.mark.skipif(lstmfast.build_info()["cuda"] is not None, reason="this build has CUDA kernels")
+def test_calls_with_cuda_tensors_are_refused_by_a_build_without_cuda():
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    arguments = ("LSTM", torch.zeros(1, 1, 1), None, [], [torch.zeros(4, 1)] * 2, None, False, 1, False, 0.0, False)
+    with pytest.raises(NotImplementedError, match="was built without CUDA"):
+        torch.ops.lstmfast.forward.default.redispatch(keys, *arguments)
