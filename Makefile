@@ -82,7 +82,7 @@ cuda-emulation-test: $(TOOLS_STAMP) $(DEV_STAMP) ## the Python tests of layouts 
 build-cuda-check: $(CUDA_VENV)/.created ## build against a CUDA build of torch (some 5 GB are fetched), import, test; needs nvcc, no GPU
 	LSTMFAST_CUDA=1 LSTMFAST_BUILD_DIR=$(CUDA_CHECK) TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHITECTURES)" \
 	  $(CUDA_VENV)/bin/python setup.py -q build --build-base $(CUDA_CHECK)/setuptools --build-lib $(CUDA_CHECK)/lib
-	PYTHONPATH=$(CUDA_CHECK)/lib $(CUDA_VENV)/bin/python -P -c "import lstmfast; print(lstmfast.build_info())"
+	cd $(CUDA_CHECK)/lib && $(abspath $(CUDA_VENV))/bin/python -c "import lstmfast; print(lstmfast.build_info())"
 	PYTHONPATH=$(CUDA_CHECK)/lib $(CUDA_VENV)/bin/pytest tests/test_ops.py tests/test_layouts.py tests/test_explain.py \
 	  tests/cuda -m "not slow" -p no:cacheprovider $(PYTEST_ARGS)
 

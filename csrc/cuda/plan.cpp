@@ -130,18 +130,21 @@ void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) 
       for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu}) {
         if (!is_possible(regime, blocks, gpu)) continue;
         const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
-        // The operand of all tiles twice, or of two tiles; and for each tile the slices' sums and the cell's state.
-        const bool streams = regime == Regime::kWholeGpu;
-        const int64_t operand = 2 * 8 * t.pitch;
-        const int64_t per_tile = (streams ? 0 : operand) + (slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0) +
-                                 unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
-        const int64_t most_tiles = (gpu.shared_per_block_optin - (streams ? operand : 0)) / per_tile;
+        // The operand of two steps, or two tiles of it; and for each tile the slices' sums and the cell's state.
+        const auto shared_bytes = [&](int64_t tiles) {
+          const int64_t operand_tiles = regime == Regime::kWholeGpu ? std::min<int64_t>(2, tiles) : 2 * tiles;
+          const int64_t sums = slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0;
+          const int64_t state = unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
+          return std::max(operand_tiles * 8 * t.pitch + tiles * (sums + state), staging);
+        };
         int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks, regime, gpu)));
-        if (!streams) tiles = std::min(tiles, most_tiles);  // the others come in another wave
-        if (tiles < 1 || tiles > most_tiles || staging > gpu.shared_per_block_optin) continue;
+        // Where groups need not run at once, what does not fit comes in another wave.
+        if (regime != Regime::kWholeGpu)
+          while (tiles > 1 && shared_bytes(tiles) > gpu.shared_per_block_optin) tiles = (tiles + 1) / 2;
+        if (shared_bytes(tiles) > gpu.shared_per_block_optin) continue;
         t.tiles = static_cast<int>(tiles);
         t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
-        t.shared_bytes = std::max(tiles * per_tile + (streams ? operand : 0), staging);
+        t.shared_bytes = shared_bytes(tiles);
         f(Plan{regime, multiplier, t, step_cycles(r, t, regime, multiplier, gpu) / kCyclesPerMicrosecond, ""});
       }
     }

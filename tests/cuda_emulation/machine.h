@@ -28,7 +28,6 @@ struct Options {
   uint64_t seed = 0;                 // 0: round robin; otherwise a random order in each pass
   int64_t launches = 0;              // counted
   bool refuses_cooperation = false;  // cooperative launches fail as if they were too large
-  bool late_copies = true;           // asynchronous copies land when they are waited for, not when they are issued
   size_t stack = 128 << 10;          // bytes per fiber
 };
 inline Options& options() {
@@ -137,6 +136,7 @@ struct Machine {
   unsigned blocks = 1, threads = 1, cluster = 1;
   size_t shared_bytes = 0;
   const std::function<void()>* body = nullptr;
+  bool late_copies = true;  // asynchronous copies land when they are waited for, else when they are issued
   std::string error;
 };
 inline Machine& machine() {
@@ -227,7 +227,7 @@ inline void copy_async(void* to, const void* from, unsigned bytes) {
   if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes)
     fail("misaligned asynchronous copy");
   const AsyncCopy c{to, from, bytes};
-  if (options().late_copies)
+  if (machine().late_copies)
     self().open_copies.push_back(c);
   else
     land(c);
@@ -326,6 +326,7 @@ inline void run(const Launch& launch, const std::function<void()>& body) {
   Machine& m = machine();
   m.blocks = launch.blocks, m.threads = launch.threads, m.cluster = launch.cluster;
   m.shared_bytes = launch.shared_bytes, m.body = &body;
+  m.late_copies = options().seed % 2 == 0;  // both may happen
   m.error.clear();
   if (launch.threads % kWarp || launch.threads > 1024) throw std::runtime_error("a block of broken warps");
   if (launch.blocks % launch.cluster) throw std::runtime_error("a grid of broken clusters");
