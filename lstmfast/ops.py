@@ -16,6 +16,9 @@ reserve    ``[L*D, rows, width]``, float32 or float64  what backward needs, in a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -25,6 +28,78 @@ forward = torch.ops.lstmfast.forward.default
 backward = torch.ops.lstmfast.backward.default
 
 CELLS: dict[str, dict[str, int]] = _C.cells()
+
+
+@dataclass(eq=False, slots=True)
+class Options:
+    """What a call is, beside its tensors of floating point."""
+
+    cell: str
+    batch_sizes: Tensor | None
+    has_biases: bool
+    num_layers: int
+    bidirectional: bool
+    dropout: float
+    states: int  # tensors of hx that were given: 0, 1 or 2
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def has_cell_state(self) -> bool:
+        return CELLS[self.cell]["states"] > 1
+
+    def split(self, tensors: Sequence) -> tuple[list, list]:
+        """``tensors`` = (*hx, *weights), or what belongs to them, taken apart."""
+        return list(tensors[: self.states]), list(tensors[self.states :])
+
+    def forward(
+        self, input: Tensor, mask: Tensor | None, tensors: Sequence[Tensor], save_for_backward: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        hx, weights = self.split(tensors)
+        return forward(
+            self.cell,
+            input,
+            self.batch_sizes,
+            hx,
+            weights,
+            mask,
+            self.has_biases,
+            self.num_layers,
+            self.bidirectional,
+            self.dropout,
+            save_for_backward,
+        )
+
+    def backward(
+        self,
+        grads: Sequence[Tensor | None],
+        input: Tensor,
+        mask: Tensor | None,
+        saved: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Gradients of input, *hx, *weights, None where not wanted; grads are those of output, h_n and c_n, saved is
+        (output, hidden, reserve)."""
+        hx, weights = self.split(tensors)
+        d_input, d_hx, d_weights = backward(
+            *grads,
+            self.cell,
+            input,
+            self.batch_sizes,
+            hx,
+            weights,
+            mask,
+            self.has_biases,
+            self.num_layers,
+            self.bidirectional,
+            self.dropout,
+            *saved,
+            wanted,
+        )
+        return [d if w else None for d, w in zip((d_input, *d_hx, *d_weights), wanted, strict=True)]
 
 
 def _sizes(cell: str, weights: list[Tensor], has_biases: bool, num_layers: int, bidirectional: bool):
