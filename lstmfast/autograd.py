@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import ops, reference
-from .derivatives import Saved, Stack
+from .derivatives import Stack
 from .ops import Options
 
 _HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -95,8 +95,8 @@ class RecurrentFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads: Tensor | None):
-        input, mask, *saved = ctx.saved_tensors[:5]
-        tensors = ctx.saved_tensors[5:]
+        input, mask, output, hidden, reserve, *tensors = ctx.saved_tensors
+        saved = (output, hidden, reserve)
         options: Options = ctx.options
         _, wanted_input, _, *wanted_tensors = ctx.needs_input_grad
         wanted = (wanted_input, *wanted_tensors)
@@ -129,7 +129,7 @@ class TransformableFunction(RecurrentFunction):
 
     @staticmethod
     def jvp(ctx, _, d_input: Tensor | None, __, *d_tensors: Tensor | None):
-        input, mask, *tensors = ctx.saved_tensors[:2] + ctx.saved_tensors[-len(d_tensors) :]
+        input, mask, *tensors = ctx.saved_tensors
         stack = _stack(ctx.options, input, mask, tensors, None)
         tangents = stack.tangent(*_up((d_input,)), _up(d_tensors))
         return (*_down(tangents, input.dtype), None, None)
@@ -186,28 +186,27 @@ class GradientFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *second: Tensor | None):
-        *grads, mask, output, hidden, reserve, input = ctx.saved_tensors[:8]
-        tensors = ctx.saved_tensors[8:]
+        *grads, mask, output, hidden, _, input = (all_saved := ctx.saved_tensors)[:8]
+        tensors = all_saved[8:]
         needs = ctx.needs_input_grad[2:]
-        saved = None if _is_recorded() else Saved(output, hidden, reserve)
-        stack = _stack(ctx.options, input, mask, tensors, saved)
+        stack = _stack(ctx.options, input, mask, tensors, None if _is_recorded() else (output, hidden))
         d_input, *d_tensors = _up(second)
         of_grads = _down(stack.tangent(d_input, d_tensors), input.dtype)
         of_arguments = [None] * (1 + len(tensors))
         if any(needs[7:]):
-            of_arguments = _down(stack.gradient_tangent(_up(grads), (None, None, None)), input.dtype)
+            of_arguments = _down(stack.gradient_tangent(_up(grads), (None, None, None), needs[7]), input.dtype)
         of_grads = [g if need else None for g, need in zip((*of_grads, None)[:3], needs[:3], strict=True)]
         of_arguments = [g if need else None for g, need in zip(of_arguments, needs[7:], strict=True)]
         return None, None, *of_grads, None, None, None, None, *of_arguments
 
     @staticmethod
     def jvp(ctx, _, __, *tangents: Tensor | None):
-        *grads, mask, output, hidden, reserve, input = ctx.saved_tensors[:8]
-        tensors = ctx.saved_tensors[8:]
+        *grads, mask, _, _, _, input = (all_saved := ctx.saved_tensors)[:8]
+        tensors = all_saved[8:]
         stack = _stack(ctx.options, input, mask, tensors, None)
         d_input, *d_tensors = _up(tangents[7:])
         stack.tangent(d_input, d_tensors)
-        result = _down(stack.gradient_tangent(_up(grads), _up(tangents[:3])), input.dtype)
+        result = _down(stack.gradient_tangent(_up(grads), _up(tangents[:3]), ctx.wanted[0]), input.dtype)
         return tuple(r if w else None for r, w in zip(result, ctx.wanted, strict=True))
 
     @staticmethod
@@ -225,15 +224,17 @@ class GradientFunction(torch.autograd.Function):
         hx, weights = options.split(tensors)
         hx = [fold.states(t, dim) for t, dim in zip(hx, dims[8:], strict=False)]
         mask, input = fold.stacked_rows(mask, dims[3]), fold.rows(input, dims[7])
-        saved = Saved(fold.rows(output, dims[4]), fold.stacked_rows(hidden, dims[5]), reserve)
+        output, hidden = fold.rows(output, dims[4]), fold.stacked_rows(hidden, dims[5])
         arguments = 1 + options.states
         of_weights: Sequence[Tensor | None] = [None] * len(weights)
         if any(wanted[arguments:]):
-            stack = _stack(fold.options, input, mask, (*hx, *weights), saved)
+            stack = _stack(fold.options, input, mask, (*hx, *weights), (output, hidden))
             of_arguments, of_weights = stack.gradient(_up(grads), wanted, info.batch_size)
             of_arguments, of_weights = _down(of_arguments, input.dtype), _down(of_weights, input.dtype)
         else:
-            of_arguments = GradientFunction.apply(fold.options, wanted, *grads, mask, *saved, input, *hx, *weights)
+            of_arguments = GradientFunction.apply(
+                fold.options, wanted, *grads, mask, output, hidden, reserve, input, *hx, *weights
+            )
         d_input, *d_hx = of_arguments[:arguments]
         results = (
             None if d_input is None else fold.unfolded_rows(d_input),
@@ -259,13 +260,15 @@ def gradient(
 
 
 def _stack(
-    options: Options, input: Tensor, mask: Tensor | None, tensors: Sequence[Tensor], saved: Saved | None
+    options: Options,
+    input: Tensor,
+    mask: Tensor | None,
+    tensors: Sequence[Tensor],
+    saved: tuple[Tensor, Tensor] | None,
 ) -> Stack:
     """Half types are computed in float32, as the kernels do."""
     (input,), tensors = _up((input,)), _up(tensors)
-    if saved is not None:
-        saved = Saved(*_up(saved))
-    return Stack(options, input, mask, tensors, saved, TransformableFunction.apply, gradient)
+    return Stack(options, input, mask, tensors, saved and tuple(_up(saved)), TransformableFunction.apply)
 
 
 def _up(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -11,8 +11,7 @@ are one computation, `Stack.tangent` followed by `Stack.gradient_tangent`.
 Both walk through time, and most of their work does not: what a step's neighbours are is known once the call has been
 computed, so all pre-activations, the cell's derivatives and all products with weights are taken for the whole sequence
 at once. What remains for the walk are a product with W_hh and the cell's Jacobian, a few numbers per unit. Tangents of
-the gradient obey the same recurrence as the gradient, with more sources; moved to the gradient of the output, they are
-a call of the fused backward op.
+the gradient obey the same recurrence as the gradient, with more sources.
 
 The cell comes from `lstmfast.reference` and is differentiated by torch; nothing here knows its equations. It must be
 elementwise in its units, use h only through the pre-activations, and be affine in its private state.
@@ -27,7 +26,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -35,18 +34,6 @@ from torch import Tensor
 
 from . import reference
 from .ops import CELLS, Options
-
-
-class Saved(NamedTuple):
-    """What forward leaves for backward: see `lstmfast.ops`."""
-
-    output: Tensor
-    hidden: Tensor
-    reserve: Tensor
-
-
-# gradient(options, grads, input, mask, saved, tensors, wanted): the op's gradient as a differentiable function.
-Gradient = Callable[..., Sequence[Tensor | None]]
 
 
 class Walk:
@@ -77,7 +64,7 @@ class Walk:
         return earlier.to(self._device), later.to(self._device)
 
     def previous(self, rows: Tensor, initial: Tensor) -> Tensor:
-        """[R, .]: for each row the one before it in this order, or its sequence's row of initial [B, .] at the start."""
+        """[R, .]: for each row the one before it, for a sequence's first row that of initial [B, .]."""
         if self._is_padded:
             kept = rows.shape[0] - self.batch
             return torch.cat((rows[self.batch :], initial) if self.reverse else (initial, rows[:kept]))
@@ -146,8 +133,10 @@ class Run:
     private state); m [R, H] is h before the projection.
     """
 
-    def __init__(self, cell: str, walk: Walk, x: Tensor, h: Tensor, h0: Tensor, c0: Tensor | None, w: Weights):
-        self.walk, self.x, self.w, self.h0, self.c0 = walk, x, w, h0, c0
+    def __init__(
+        self, cell: str, walk: Walk, x: Tensor, h: Tensor, h0: Tensor, c0: Tensor | None = None, *, w: Weights
+    ):
+        self.walk, self.x, self.h, self.h0, self.c0, self.w = walk, x, h, h0, c0, w
         self.gates, self.states = CELLS[cell]["gates"], CELLS[cell]["states"]
         self._step = reference.CELLS[cell]
         self.h_before = walk.previous(h, h0)
@@ -155,7 +144,8 @@ class Run:
         self.arguments: tuple[Tensor, ...] = (pre,)
         if c0 is not None:
             zero = torch.zeros_like(pre[:, : c0.shape[1]])
-            addend, factor = torch.func.jvp(lambda c: self._cell(pre, c)[1], (zero,), (torch.ones_like(zero),))
+            addend, pull = torch.func.vjp(lambda c: self._cell(pre, c)[1], zero)
+            (factor,) = pull(torch.ones_like(zero))
             self.arguments = (pre, walk.previous(walk.affine_scan(factor, addend, c0), c0))
         results, pull = torch.func.vjp(self._cell, *self.arguments)
         self.m = results[0]
@@ -208,69 +198,71 @@ class Run:
         if w_hr is not None:
             self.d_m = (self.jacobian[:, 0] * self._side_by_side(*self.d_arguments)).sum(-2)
 
-    def gradients(self, dy: Tensor, dh_n: Tensor | None, dc_n: Tensor | None) -> list[Tensor]:
+    def gradient(self, dy: Tensor, dh_n: Tensor | None, dc_n: Tensor | None) -> list[Tensor]:
         """Computes the gradients of the gates dpre [R, G*H], of h dh [R, O] and of the cell's results d_results, from
         those of the run's results; returns the gradients of h0 and c0."""
-        after, w = self.walk.backwards(), self.w
+        by_state, self.dh, self.d_results, self.dpre = self._walk_back(dy, dh_n, dc_n)
+        return by_state
 
-        def step(state, dy, jacobian):
-            carried, *own = state
-            dh = dy + carried
-            dm = dh if w.hr is None else dh @ w.hr
-            by_arguments = (jacobian * torch.stack((dm, *own), 1).unsqueeze(2)).sum(1)
-            dpre = by_arguments[:, : self.gates].flatten(1)
-            return (dpre @ w.hh, *by_arguments[:, self.gates :].unbind(1))
+    def gradient_tangent(self, d_dy: Tensor, d_dh_n: Tensor | None, d_dc_n: Tensor | None, dw: Weights) -> list[Tensor]:
+        """Computes d_dpre and d_dh, the tangents of dpre and dh; returns those of the gradients of h0 and c0."""
 
-        initial = (_or_zeros(dh_n, self.h0),)
-        if self.c0 is not None:
-            initial = (*initial, _or_zeros(dc_n, self.c0))
-        carried = after.scan(step, initial, dy, self.jacobian)
-        arriving = [after.previous(rows, end) for rows, end in zip(carried, initial, strict=True)]
-        self.dh = dy + arriving[0]
-        self.d_results = (self.dh if w.hr is None else self.dh @ w.hr, *arriving[1:])
-        gates = self.jacobian[:, :, : self.gates] * torch.stack(self.d_results, 1).unsqueeze(2)
-        self.dpre = gates.sum(1).flatten(1)
-        return [self.walk.first(rows) for rows in carried]
-
-    def sources(self, dw: Weights) -> tuple[Tensor, Tensor | None]:
-        """What enters the tangents of the gate gradients beside the tangents of the gradients that they are made from:
-        (by the gates [R, G*H], by the private state's gradient in the initial state [B, H] or None)."""
-
-        def gradients(*arguments: Tensor) -> tuple[Tensor, ...]:
+        def pull(*arguments: Tensor) -> tuple[Tensor, ...]:
             return torch.func.vjp(self._cell, *arguments)[1](self.d_results)
 
-        _, (by_pre, *by_own) = torch.func.jvp(gradients, self.arguments, self.d_arguments)
-        if dw.hr is not None:
-            dm = self.dh @ dw.hr
-            by_pre = by_pre + (self.jacobian[:, 0, : self.gates] * dm.unsqueeze(1)).flatten(1)
-            by_own = [own + self.jacobian[:, 0, -1] * dm for own in by_own]
-        if not by_own:
-            return by_pre, None
-        after = self.walk.backwards()
-        zero = torch.zeros_like(self.c0)
-        carried = after.affine_scan(self.jacobian[:, 1, -1], by_own[0], zero)
-        arriving = after.previous(carried, zero)
-        by_pre = by_pre + (self.jacobian[:, 1, : self.gates] * arriving.unsqueeze(1)).flatten(1)
-        return by_pre, self.walk.first(carried)
+        # The tangent of a gradient along v is the gradient of the product with v: second derivatives are symmetric.
+        by_arguments = torch.func.vjp(pull, *self.arguments)[1](self.d_arguments)
+        by_state, self.d_dh, _, self.d_dpre = self._walk_back(
+            d_dy,
+            d_dh_n,
+            d_dc_n,
+            by_m=_product_back(self.dh, dw.hr),
+            by_arguments=self._side_by_side(*by_arguments),
+            by_h=_product_back(self.dpre, dw.hh),
+        )
+        return by_state
 
+    def _walk_back(
+        self,
+        dy: Tensor,
+        dh_n: Tensor | None,
+        dc_n: Tensor | None,
+        by_m: Tensor | None = None,
+        by_arguments: Tensor | None = None,
+        by_h: Tensor | None = None,
+    ) -> tuple[list[Tensor], Tensor, tuple[Tensor, ...], Tensor]:
+        """The recurrence of the gradient, with what is added on its way to the gradients of m, of the cell's arguments
+        and of the h before. Returns the gradients (of h0 and c0, of h, of the cell's results, of the gates)."""
+        after, w = self.walk.backwards(), self.w
 
-@dataclass
-class Layer:
-    """The runs of one layer, and the arguments with which the op's gradient of this layer alone can be called."""
+        def step(state, dy, jacobian, by_m, by_arguments, by_h):
+            arriving, _, *own = state
+            dh = dy + arriving
+            dm = dh if w.hr is None else dh @ w.hr
+            dm = dm if by_m is None else dm + by_m
+            d_arguments = (jacobian * torch.stack((dm, *own), 1).unsqueeze(2)).sum(1)
+            d_arguments = d_arguments if by_arguments is None else d_arguments + by_arguments
+            dpre = d_arguments[:, : self.gates].flatten(1)
+            leaving = dpre @ w.hh if by_h is None else torch.addmm(by_h, dpre, w.hh)
+            return (leaving, dpre, *d_arguments[:, self.gates :].unbind(1))
 
-    options: Options
-    x: Tensor  # [R, I]
-    hx: list[Tensor]
-    weights: list[Tensor]
-    saved: Saved
-    runs: list[Run]
+        dh_n = _or_zeros(dh_n, self.h0)
+        initial = (dh_n, torch.zeros_like(self.arguments[0][: self.walk.batch]))
+        if self.c0 is not None:
+            dc_n = _or_zeros(dc_n, self.c0)
+            initial = (*initial, dc_n)
+        by_h_before, dpre, *by_own = after.scan(step, initial, dy, self.jacobian, by_m, by_arguments, by_h)
+        dh = dy + after.previous(by_h_before, dh_n)
+        dm = dh if w.hr is None else dh @ w.hr
+        d_results = (dm if by_m is None else dm + by_m, *(after.previous(rows, dc_n) for rows in by_own))
+        return [self.walk.first(rows) for rows in (by_h_before, *by_own)], dh, d_results, dpre
 
 
 class Stack:
     """A call, layer by layer, in float32 or float64.
 
-    saved None: the values are computed anew, as differentiable functions of the arguments, by
-    forward(options, input, mask, tensors) -> (output, h_n, c_n, *Saved).
+    saved: (output, hidden) of the call. None: they are computed anew, as differentiable functions of the arguments, by
+    forward(options, input, mask, *tensors) -> (output, ...).
     """
 
     def __init__(
@@ -279,45 +271,36 @@ class Stack:
         input: Tensor,
         mask: Tensor | None,
         tensors: Sequence[Tensor],
-        saved: Saved | None,
-        forward: Callable[..., tuple],
-        gradient: Gradient,
+        saved: tuple[Tensor, Tensor] | None,
+        forward: Callable[..., tuple[Tensor, ...]],
     ):
-        self.options, self._gradient, self._mask = options, gradient, mask
+        self.options, self._mask = options, mask
         self._rows_shape = input.shape[:-1]
         packed = options.batch_sizes is not None
         alive = options.batch_sizes.tolist() if packed else [input.shape[1]] * input.shape[0]
         forwards = Walk(alive, False, input.device)
-        self._walks = (forwards, forwards.backwards())[: options.directions]
+        walks = (forwards, forwards.backwards())[: options.directions]
         hx, weights = options.split(tensors)
-        per_layer = len(weights) // options.num_layers
-        self.layers: list[Layer] = []
+        self.layers: list[list[Run]] = []
         x = self._flat(input)
         for index in range(options.num_layers):
-            runs = slice(index * options.directions, (index + 1) * options.directions)
-            mine = weights[index * per_layer : (index + 1) * per_layer]
-            states = [t[runs] for t in hx]
-            one = replace(options, num_layers=1, dropout=0.0)
-            if index > 0:
-                x = self._drop(x, index)
+            mine = self._of_layer(weights, index)
+            states = [t[self._runs(index)] for t in hx]
+            x = self._drop(x, index)
             if saved is None:
-                of_layer = Saved(*forward(one, self._shaped(x), None, (*states, *mine))[-3:])
+                one = replace(options, num_layers=1, dropout=0.0)
+                output = forward(one, self._shaped(x), None, *states, *mine)[0]
             else:
-                output = saved.output if index == options.num_layers - 1 else saved.hidden[index]
-                of_layer = Saved(output, output.new_empty((0, *output.shape)), saved.reserve[runs])
-            layer = Layer(one, x, states, mine, of_layer, [])
-            h = self._flat(of_layer.output)
-            for walk, h_run, direction in zip(
-                self._walks, h.chunk(options.directions, -1), range(options.directions), strict=True
-            ):
+                output = saved[0] if index == options.num_layers - 1 else saved[1][index]
+            output = self._flat(output)
+            runs = []
+            for direction, (walk, h) in enumerate(zip(walks, output.chunk(options.directions, -1), strict=True)):
                 w = Weights.of(self._of_run(mine, direction), options.has_biases)
-                initial = [t[direction] for t in states] or [
-                    h.new_zeros(walk.batch, size) for size in (h_run.shape[1], (w.hh if w.hr is None else w.hr).shape[1])
-                ]
-                c0 = initial[1] if CELLS[options.cell]["states"] > 1 else None
-                layer.runs.append(Run(options.cell, walk, x, h_run, initial[0], c0, w))
-            self.layers.append(layer)
-            x = h
+                sizes = (w.hh.shape[1], (w.hh if w.hr is None else w.hr).shape[1])[: CELLS[options.cell]["states"]]
+                initial = [t[direction] for t in states] or [h.new_zeros(walk.batch, size) for size in sizes]
+                runs.append(Run(options.cell, walk, x, h, *initial, w=w))
+            self.layers.append(runs)
+            x = output
 
     def _flat(self, t: Tensor) -> Tensor:
         return t if self.options.batch_sizes is not None else t.flatten(0, 1)
@@ -325,45 +308,45 @@ class Stack:
     def _shaped(self, rows: Tensor) -> Tensor:
         return rows.reshape(*self._rows_shape, rows.shape[-1])
 
+    def _of_layer(self, of_weights: Sequence, layer: int) -> Sequence:
+        count = len(of_weights) // self.options.num_layers
+        return of_weights[layer * count : (layer + 1) * count]
+
     def _of_run(self, of_layer: Sequence, direction: int) -> Sequence:
         count = len(of_layer) // self.options.directions
         return of_layer[direction * count : (direction + 1) * count]
 
+    def _runs(self, layer: int) -> slice:
+        """A layer's runs in [L*D, B, .]."""
+        return slice(layer * self.options.directions, (layer + 1) * self.options.directions)
+
+    def _by_run(self, states: Tensor | None, layer: int) -> Sequence[Tensor | None]:
+        return [None] * self.options.directions if states is None else states[self._runs(layer)].unbind()
+
     def _drop(self, rows: Tensor, layer: int) -> Tensor:
         """The output of the layer below on its way to `layer`, or a gradient on its way back."""
-        if self._mask is None:
+        if self._mask is None or layer == 0:
             return rows
         return reference.drop(rows, self.options.dropout, self._flat(self._mask[layer - 1]))
-
-    def _by_run(self, of_state: Tensor | None, layer: int) -> list[Tensor | None]:
-        """[L*D, B, .] for the runs of a layer."""
-        directions = self.options.directions
-        if of_state is None:
-            return [None] * directions
-        return list(of_state[layer * directions : (layer + 1) * directions])
 
     def tangent(self, d_input: Tensor | None, d_tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         """Tangents of (output, h_n[, c_n]) for those of input, *hx, *weights; None is zero."""
         d_hx, d_weights = self.options.split(d_tensors)
-        d_hx += [None] * (2 - len(d_hx))
+        d_h0, d_c0 = (*d_hx, None, None)[:2]
         self._d_x: list[Tensor | None] = []
         self._d_w: list[list[Weights]] = []
-        per_layer = len(d_weights) // self.options.num_layers
         dx = None if d_input is None else self._flat(d_input)
-        for index, layer in enumerate(self.layers):
-            mine = d_weights[index * per_layer : (index + 1) * per_layer]
-            dw = [
-                Weights.of(self._of_run(mine, direction), self.options.has_biases)
-                for direction in range(self.options.directions)
-            ]
-            dx = self._drop(dx, index) if index > 0 else dx
+        for index, runs in enumerate(self.layers):
+            dx = dx if dx is None else self._drop(dx, index)
+            mine = self._of_layer(d_weights, index)
+            dw = [Weights.of(self._of_run(mine, direction), self.options.has_biases) for direction in range(len(runs))]
+            states = self._by_run(d_h0, index), self._by_run(d_c0, index)
+            for run, dh0, dc0, each in zip(runs, *states, dw, strict=True):
+                run.tangent(dx, dh0, dc0, each)
             self._d_x.append(dx)
             self._d_w.append(dw)
-            states = zip(*(self._by_run(d, index) for d in d_hx), strict=True)
-            for run, (dh0, dc0), each in zip(layer.runs, states, dw, strict=True):
-                run.tangent(dx, dh0, dc0, each)
-            dx = torch.cat([run.d_h for run in layer.runs], -1)
-        runs = [run for layer in self.layers for run in layer.runs]
+            dx = torch.cat([run.d_h for run in runs], -1)
+        runs = [run for layer in self.layers for run in layer]
         results = [self._shaped(dx), torch.stack([run.walk.last(run.d_h) for run in runs])]
         if runs[0].c0 is not None:
             results.append(torch.stack([run.walk.last(run.d_c) for run in runs]))
@@ -372,24 +355,21 @@ class Stack:
     def gradient(
         self, grads: Sequence[Tensor | None], wanted: Sequence[bool], samples: int
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Gradients of input and *hx, and the weights' [samples, ...] for each sample apart, None where not wanted.
-
-        The B sequences are B / samples of each sample, the samples' side by side.
-        """
+        """Gradients of (input, *hx), and those of the weights for each sample apart, [samples, ...]; None where not
+        wanted. A sequence of a batch is one of `samples` in turn."""
         dy, dh_n, dc_n = self._cotangents(grads)
-        of_states: list[list[Tensor]] = [[] for _ in range(self.options.states)]
+        of_states: list[tuple[Tensor, ...]] = []
         of_weights: list[Tensor | None] = []
         wanted_weights = wanted[1 + self.options.states :]
-        per_layer = len(wanted_weights) // self.options.num_layers
-        for index, layer in reversed(list(enumerate(self.layers))):
-            by_state = self._gradients(index, dy, dh_n, dc_n)
-            for each, gradient in zip(of_states, by_state, strict=False):  # hx may not have been given
-                each.insert(0, gradient)
-            mine = wanted_weights[index * per_layer : (index + 1) * per_layer]
+        for index, runs in reversed(list(enumerate(self.layers))):
+            states = dy.chunk(len(runs), -1), self._by_run(dh_n, index), self._by_run(dc_n, index)
+            by_run = [run.gradient(*each) for run, *each in zip(runs, *states, strict=True)]
+            of_states.insert(0, tuple(torch.stack(each) for each in zip(*by_run, strict=True)))
+            mine = self._of_layer(wanted_weights, index)
             of_layer: list[Tensor | None] = []
-            for direction, run in enumerate(layer.runs):
+            for direction, run in enumerate(runs):
                 w = Weights.of(self._of_run(mine, direction), self.options.has_biases)
-                bias = _sum_of_samples(run.dpre, samples) if w.b_ih or w.b_hh else None
+                bias = run.dpre.unflatten(0, (-1, samples)).sum(0) if w.b_ih or w.b_hh else None
                 of_layer += Weights(
                     _outer_of_samples(run.dpre, run.x, samples) if w.ih else None,
                     _outer_of_samples(run.dpre, run.h_before, samples) if w.hh else None,
@@ -398,92 +378,55 @@ class Stack:
                     _outer_of_samples(run.dh, run.m, samples) if w.hr else None,
                 ).flat(run.w)
             of_weights = of_layer + of_weights
-            dy = sum(run.dpre @ run.w.ih for run in layer.runs)
-            dy = self._drop(dy, index) if index > 0 else dy
-        of_arguments = [self._shaped(dy), *(torch.cat(each) for each in of_states)]
+            dy = self._drop(sum(run.dpre @ run.w.ih for run in runs), index) if index > 0 or wanted[0] else dy
+        of_hx = [torch.cat(each) for each in zip(*of_states, strict=True)][: self.options.states]
+        of_arguments = [self._shaped(dy), *of_hx]
         return [g if w else None for g, w in zip(of_arguments, wanted[: len(of_arguments)], strict=True)], of_weights
 
     def gradient_tangent(
-        self, grads: Sequence[Tensor | None], d_grads: Sequence[Tensor | None]
-    ) -> list[Tensor]:
+        self, grads: Sequence[Tensor | None], d_grads: Sequence[Tensor | None], wanted_input: bool
+    ) -> list[Tensor | None]:
         """Tangents of the gradients of (input, *hx, *weights), along those last given to tangent() and, for the
         gradients (grad_output, grad_h_n, grad_c_n) that enter, along d_grads; None is zero."""
         dy, dh_n, dc_n = self._cotangents(grads)
         d_dy, d_dh_n, d_dc_n = self._cotangents(d_grads)
-        of_states: list[list[Tensor]] = [[] for _ in range(self.options.states)]
-        of_weights: list[Tensor] = []
-        for index, layer in reversed(list(enumerate(self.layers))):
-            self._gradients(index, dy, dh_n, dc_n)
+        of_states: list[tuple[Tensor, ...]] = []
+        of_weights: list[Tensor | None] = []
+        for index, runs in reversed(list(enumerate(self.layers))):
             d_x, d_w = self._d_x[index], self._d_w[index]
-            sources = [run.sources(dw) for run, dw in zip(layer.runs, d_w, strict=True)]
-            # To the hidden state of the step before, from what is known already of the gate gradients' tangents.
-            to_h = [
-                _add(by_pre @ run.w.hh, _product_back(run.dpre, dw.hh))
-                for run, dw, (by_pre, _) in zip(layer.runs, d_w, sources, strict=True)
-            ]
-            entering = d_dy + torch.cat(
-                [
-                    run.walk.backwards().previous(rows, torch.zeros_like(run.h0))
-                    for run, rows in zip(layer.runs, to_h, strict=True)
-                ],
-                -1,
-            )
-            d_dx, *others = self._gradient(
-                layer.options,
-                (self._shaped(entering), *self._of_layer(index, d_dh_n, d_dc_n)),
-                self._shaped(layer.x),
-                None,
-                layer.saved,
-                (*layer.hx, *layer.weights),
-                (True,) * (1 + len(layer.hx) + len(layer.weights)),
-            )
-            d_dx = self._flat(d_dx)
-            d_hx, d_weights = self.options.split(others)
-            of_layer = []
-            for direction, (run, dw, (by_pre, by_own)) in enumerate(zip(layer.runs, d_w, sources, strict=True)):
-                d_dx = _add(d_dx, by_pre @ run.w.ih, _product_back(run.dpre, dw.ih))
-                more = Weights(
-                    _add(by_pre.t() @ run.x, None if d_x is None else run.dpre.t() @ d_x),
-                    by_pre.t() @ run.h_before + run.dpre.t() @ run.d_h_before,
-                    by_pre.sum(0),
-                    by_pre.sum(0),
-                    None if run.w.hr is None else run.dh.t() @ run.d_m,
+            states = dy.chunk(len(runs), -1), self._by_run(dh_n, index), self._by_run(dc_n, index)
+            d_states = d_dy.chunk(len(runs), -1), self._by_run(d_dh_n, index), self._by_run(d_dc_n, index)
+            for run, *each in zip(runs, *states, strict=True):
+                run.gradient(*each)
+            by_run = [run.gradient_tangent(*each) for run, *each in zip(runs, *d_states, d_w, strict=True)]
+            of_states.insert(0, tuple(torch.stack(each) for each in zip(*by_run, strict=True)))
+            of_layer: list[Tensor | None] = []
+            for run in runs:
+                bias = run.d_dpre.sum(0)
+                of_layer += Weights(
+                    _add(run.d_dpre.t() @ run.x, None if d_x is None else run.dpre.t() @ d_x),
+                    run.d_dpre.t() @ run.h_before + run.dpre.t() @ run.d_h_before,
+                    bias,
+                    bias,
+                    None if run.w.hr is None else run.d_dh.t() @ run.m + run.dh.t() @ run.d_m,
                 ).flat(run.w)
-                of_layer += [d + m for d, m in zip(self._of_run(d_weights, direction), more, strict=True)]
-            for state, each in enumerate(of_states):
-                more = [
-                    run.walk.first(rows) if state == 0 else by_own
-                    for run, rows, (_, by_own) in zip(layer.runs, to_h, sources, strict=True)
-                ]
-                each.insert(0, d_hx[state] + torch.stack(more))
             of_weights = of_layer + of_weights
-            dy = sum(run.dpre @ run.w.ih for run in layer.runs)
-            if index > 0:
-                dy, d_dx = self._drop(dy, index), self._drop(d_dx, index)
-            d_dy = d_dx
-        return [self._shaped(d_dy), *(torch.cat(each) for each in of_states), *of_weights]
+            if index > 0 or wanted_input:
+                dy = self._drop(sum(run.dpre @ run.w.ih for run in runs), index)
+                d_dy = sum(
+                    _add(run.d_dpre @ run.w.ih, _product_back(run.dpre, dw.ih))
+                    for run, dw in zip(runs, d_w, strict=True)
+                )
+                d_dy = self._drop(d_dy, index)
+        of_hx = [torch.cat(each) for each in zip(*of_states, strict=True)][: self.options.states]
+        return [self._shaped(d_dy) if wanted_input else None, *of_hx, *of_weights]
 
     def _cotangents(self, grads: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(grad_output [R, D*O], never None, grad_h_n, grad_c_n)."""
         output, h_n, c_n = grads
-        return self._flat(torch.zeros_like(self.layers[-1].saved.output) if output is None else output), h_n, c_n
-
-    def _of_layer(self, index: int, *states: Tensor | None) -> list[Tensor | None]:
-        directions = self.options.directions
-        return [None if s is None else s[index * directions : (index + 1) * directions] for s in states]
-
-    def _gradients(self, index: int, dy: Tensor, dh_n: Tensor | None, dc_n: Tensor | None) -> list[Tensor]:
-        """Run.gradients for the runs of a layer; returns the layer's gradients of h0 and c0, [D, B, .]."""
-        layer = self.layers[index]
-        arguments = zip(
-            layer.runs,
-            dy.chunk(len(layer.runs), -1),
-            self._by_run(dh_n, index),
-            self._by_run(dc_n, index),
-            strict=True,
-        )
-        by_run = [run.gradients(*grads) for run, *grads in arguments]
-        return [torch.stack(each) for each in zip(*by_run, strict=True)]
+        if output is None:
+            return torch.cat([torch.zeros_like(run.h) for run in self.layers[-1]], -1), h_n, c_n
+        return self._flat(output), h_n, c_n
 
 
 def _add(first: Tensor, *others: Tensor | None) -> Tensor:
@@ -502,10 +445,6 @@ def _product_back(rows: Tensor, weight: Tensor | None) -> Tensor | None:
 
 def _or_zeros(t: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if t is None else t
-
-
-def _sum_of_samples(rows: Tensor, samples: int) -> Tensor:
-    return rows.unflatten(0, (-1, samples)).sum(0)
 
 
 def _outer_of_samples(left: Tensor, right: Tensor, samples: int) -> Tensor:
