@@ -65,6 +65,8 @@ def recurrent(
             tuple(_autocast(t, to) for t in hx),
             [_autocast(w, to) for w in weights],
         )
+    if torch.compiler.is_exporting() and not hx and batch_sizes is None:
+        hx = _zero_states(cell, input, weights, has_biases, num_layers, bidirectional)
     options = Options(cell, batch_sizes, has_biases, num_layers, bidirectional, dropout, len(hx))
     mask = _dropout_mask(options, input, weights) if dropout > 0 and num_layers > 1 else None
     tensors = (*hx, *weights)
@@ -475,6 +477,15 @@ def _is_batched(cotangent: Tensor) -> bool:
 def _autocast(t: Tensor, dtype: torch.dtype) -> Tensor:
     """What torch's autocast does to an argument of an op on its lower-precision list."""
     return t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
+
+
+def _zero_states(
+    cell: str, input: Tensor, weights: Sequence[Tensor], has_biases: bool, num_layers: int, bidirectional: bool
+) -> tuple[Tensor, ...]:
+    """What no hx stands for, spelt out: AOTInductor hands an empty list of tensors to an op as None."""
+    hidden_size, proj_size, directions = ops._sizes(cell, weights, has_biases, num_layers, bidirectional)
+    sizes = (proj_size or hidden_size, hidden_size)[: ops.CELLS[cell]["states"]]
+    return tuple(input.new_zeros(num_layers * directions, input.shape[1], size) for size in sizes)
 
 
 def _dropout_mask(options: Options, input: Tensor, weights: Sequence[Tensor]) -> Tensor:
