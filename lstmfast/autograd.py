@@ -392,11 +392,11 @@ def _weights_are_mapped(options: Options, dims: Sequence[int | None]) -> bool:
     return any(dim is not None for dim in options.split(dims)[1])
 
 
-def _each(size: int, function: type[torch.autograd.Function], in_dims: Sequence[int | None], *args):
+def _each(size: int, function: type[torch.autograd.Function], in_dims: Sequence, *args):
     """One call for each copy: with weights of their own they have no product in common."""
     results = []
     for i in range(size):
-        own = [a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)]
+        own = [a.select(dim, i) if isinstance(dim, int) else a for a, dim in zip(args, in_dims, strict=True)]
         results.append(function.apply(*own))
     stacked = tuple(None if r[0] is None else torch.stack(r) for r in zip(*results, strict=True))
     return stacked, tuple(None if s is None else 0 for s in stacked)

