@@ -6,7 +6,8 @@ from ._C import build_info
 from .convert import ConversionReport, convert, to_torch
 from .functional import lstm, rnn
 from .modules import LSTM, RNN
+from .streaming import Stream
 
 __version__ = build_info()["version"]
 
-__all__ = ["LSTM", "RNN", "ConversionReport", "build_info", "convert", "lstm", "rnn", "to_torch"]
+__all__ = ["LSTM", "RNN", "ConversionReport", "Stream", "build_info", "convert", "lstm", "rnn", "to_torch"]
