@@ -91,8 +91,8 @@ def test_stream_refuses():
 
 def test_the_op_releases_the_interpreter():
     # While a call of some tens of milliseconds runs, another thread counts: with the lock held it would not.
-    module = build(lstmfast, Options("LSTM"), 256, 512)
-    x = torch.randn(300, 16, 256)
+    module = build(lstmfast, Options("LSTM"), 128, 256)
+    x = torch.randn(200, 8, 128)
     counts, done = [0], threading.Event()
 
     def count():
@@ -113,14 +113,14 @@ def test_the_op_releases_the_interpreter():
             done.set()
             counter.join()
     # The interpreter's own switching would give the counter a turn before and after the op.
-    assert during > 100
+    assert during > 20
 
 
 @pytest.mark.parametrize("threads_each", [1, 2])
 @pytest.mark.parametrize("training", [False, True])
 def test_calls_from_several_threads(training, threads_each):
     module = build(lstmfast, Options("LSTM", 2, bidirectional=True), 33, 65)
-    inputs = [torch.randn(20 + 7 * i, 3 + i, 33) for i in range(4)]
+    inputs = [torch.randn(9 + 5 * i, 3 + i, 33) for i in range(4)]
 
     def results(x):
         torch.set_num_threads(threads_each)
@@ -133,7 +133,7 @@ def test_calls_from_several_threads(training, threads_each):
     failures = []
 
     def serve(i):
-        for _ in range(10):
+        for _ in range(3):
             if not all(torch.equal(a, e) for a, e in zip(results(inputs[i]), expected[i], strict=True)):
                 failures.append(i)
 

@@ -119,7 +119,6 @@ def test_parametrizations(options, make, x):
 
 @both
 def test_pruning(options, x):
-    # torch.nn keeps its flat list of weights beside the attribute that pruning sets, and computes on with the old one.
     _, module = build_pair(options, 5, 6)
     plain = copy.deepcopy(module)
     prune.l1_unstructured(module, "weight_hh_l0", amount=0.5)
