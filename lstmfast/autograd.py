@@ -11,7 +11,8 @@ cotangents that torch.autograd.grad(is_grads_batched=True) maps go to `lstmfast.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,6 +26,20 @@ from .ops import Options
 
 _HALF_TYPES = (torch.bfloat16, torch.float16)
 _BATCHED = torch._C._dispatch_key_parse("Batched")
+
+
+def _in_full_precision(function: Callable) -> Callable:
+    """The function without autocast, which has been applied to the call's arguments: what is computed of a call in
+    torch's operations is computed in the types that it was given, or float32."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        if not torch._C._is_any_autocast_enabled():
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapper
 
 
 def recurrent(
@@ -134,6 +149,7 @@ class TransformableFunction(RecurrentFunction):
         ctx.set_materialize_grads(False)
 
     @staticmethod
+    @_in_full_precision
     def jvp(ctx, _, d_input: Tensor | None, __, *d_tensors: Tensor | None):
         input, mask, *tensors = ctx.saved_tensors
         stack = _stack(ctx.options, input, mask, tensors, None)
@@ -191,6 +207,7 @@ class GradientFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
+    @_in_full_precision
     def backward(ctx, *second: Tensor | None):
         *grads, mask, output, hidden, _, input = (all_saved := ctx.saved_tensors)[:8]
         tensors = all_saved[8:]
@@ -206,6 +223,7 @@ class GradientFunction(torch.autograd.Function):
         return None, None, *of_grads, None, None, None, None, *of_arguments
 
     @staticmethod
+    @_in_full_precision
     def jvp(ctx, _, __, *tangents: Tensor | None):
         *grads, mask, _, _, _, input = (all_saved := ctx.saved_tensors)[:8]
         tensors = all_saved[8:]
@@ -216,6 +234,7 @@ class GradientFunction(torch.autograd.Function):
         return tuple(r if w else None for r, w in zip(result, ctx.wanted, strict=True))
 
     @staticmethod
+    @_in_full_precision
     def vmap(info, in_dims, options: Options, wanted: tuple[bool, ...], *args: Tensor | None):
         _, _, *dims = in_dims
         if _weights_are_mapped(options, dims[8:]):
@@ -405,6 +424,7 @@ def _each(size: int, function: type[torch.autograd.Function], in_dims: Sequence,
 # ---- the reference instead of the op
 
 
+@_in_full_precision
 def _composite(
     options: Options, input: Tensor, mask: Tensor | None, tensors: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import CELLS, Options, all_options, build, build_pair, make_hx, make_packed, states_of, tensors_of
 from torch import nn
+from torch.func import functional_call, grad, jvp, vmap
 
 import lstmfast
 
@@ -41,9 +42,9 @@ def test_training_step(options, dtype, layout):
     packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([6, 6, 4, 3]))
     expected = tensors_of(exact(packed if layout == "packed" else x))
     wanted = torch.autograd.grad(sum(o.square().mean() for o in expected), [x, *exact.parameters()])
-    for grad, leaf, exactly in zip(grads, leaves, wanted, strict=True):
-        assert grad.dtype == leaf.dtype == torch.float32
-        close(grad, exactly, dtype, ulps=30)
+    for ours, leaf, exactly in zip(grads, leaves, wanted, strict=True):
+        assert ours.dtype == leaf.dtype == torch.float32
+        close(ours, exactly, dtype, ulps=30)
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
@@ -85,6 +86,28 @@ def test_autocast_covers_what_is_given(dtype):
     assert torch.equal(functional, expected[0])
     with autocast(dtype), torch.autocast("cpu", enabled=False), torch.no_grad():
         assert module(x, hx)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_derivatives_within_autocast_are_computed_in_float32(dtype):
+    # Autocast is on while they are computed, too, and would take their products for its own.
+    module = build(lstmfast, Options("LSTM"), 5, 9)
+    weights = {name: p.detach() for name, p in module.named_parameters()}
+    x, v = torch.randn(2, 40, 3, 5).to(dtype)
+
+    def call(x):
+        return functional_call(module, weights, (x,))[0]
+
+    def derivatives(x, v):
+        _, tangent = jvp(call, (x,), (v,))
+        slope = grad(lambda x: call(x).float().square().sum())
+        return tangent, jvp(slope, (x,), (v,))[1], vmap(slope)(torch.stack((x, v)))
+
+    with autocast(dtype):
+        within = derivatives(x, v)
+    weights = {name: w.to(dtype) for name, w in weights.items()}
+    module.to(dtype)
+    assert all(torch.equal(a, b) for a, b in zip(within, derivatives(x, v), strict=True))
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)

@@ -15,7 +15,7 @@ needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_avai
 @pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(mode, tmp_path):
     printed = torchrun(HERE / "distributed_worker.py", mode, tmp_path)
-    assert sorted(printed.split("\n"))[-2:] == [f"{mode} 0 agrees", f"{mode} 1 agrees"]
+    assert {f"{mode} 0 agrees", f"{mode} 1 agrees"} <= set(printed.splitlines())
 
 
 def torchrun(script, *arguments, restarts=0):
@@ -39,7 +39,7 @@ def test_char_lm_goes_on_after_a_killed_worker(tmp_path):
     options = ("--text", text, "--steps", 12, "--hidden", 16, "--length", 16, "--batch", 4, "--checkpoint-every", 4)
     script = ROOT / "examples" / "char_lm_distributed.py"
     torchrun(script, *options, "--out", tmp_path / "whole")
-    printed = torchrun(script, *options, "--out", tmp_path / "killed", "--die-at-step", 6, restarts=1)
+    printed = torchrun(script, *options, "--out", tmp_path / "killed", "--die-at-step", 6, restarts=3)
     assert "resuming after step 4" in printed
     whole, killed = (torch.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "killed"))
     assert whole["step"] == killed["step"] == 12
