@@ -101,8 +101,7 @@ void run_team(int threads, const F& f) {
   if (threads == 1) {
     work.run(1, 0);
   } else if (cpu::is_forked_child()) {
-    cpu::run_on_own_threads(
-        threads, [](void* w, int size, int me) { static_cast<Work*>(w)->run(size, me); }, &work);
+    cpu::run_on_own_threads(threads, [](void* w, int size, int me) { static_cast<Work*>(w)->run(size, me); }, &work);
   } else {
 #pragma omp parallel num_threads(threads)
     work.run(omp_get_num_threads(), omp_get_thread_num());
