@@ -122,6 +122,8 @@ class RecurrentFunction(torch.autograd.Function):
         _, wanted_input, _, *wanted_tensors = ctx.needs_input_grad
         wanted = (wanted_input, *wanted_tensors)
         grads = (*grads[: 2 + options.has_cell_state], None)[:3]
+        if all(g is None for g in grads):
+            return None, None, None, *(None for _ in tensors)
         if any(_is_batched(g) for g in grads if g is not None):
             d_input, *d_tensors = _reference_gradient(options, grads, input, mask, tensors, wanted)
         else:
@@ -280,7 +282,8 @@ def gradient(
 ) -> Sequence[Tensor | None]:
     """Gradients of (input, *hx, *weights), None where not wanted; recorded if torch is recording."""
     if _is_recorded():
-        return GradientFunction.apply(options, wanted, *grads, mask, *saved, input, *tensors)
+        # Detached: what was saved has a history, and through it autograd would go back to the call once more.
+        return GradientFunction.apply(options, wanted, *grads, mask, *(s.detach() for s in saved), input, *tensors)
     return options.backward(grads, input, mask, saved, tensors, wanted)
 
 

@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from . import reference
 from .ops import CELLS, Options
@@ -140,7 +141,8 @@ class Run:
         self.gates, self.states = CELLS[cell]["gates"], CELLS[cell]["states"]
         self._step = reference.CELLS[cell]
         self.h_before = walk.previous(h, h0)
-        pre = _add(x @ w.ih.t() + self.h_before @ w.hh.t(), w.b_ih, w.b_hh)
+        bias = None if w.b_ih is None else w.b_ih + w.b_hh
+        pre = torch.addmm(linear(x, w.ih, bias), self.h_before, w.hh.t())
         self.arguments: tuple[Tensor, ...] = (pre,)
         if c0 is not None:
             zero = torch.zeros_like(pre[:, : c0.shape[1]])
@@ -166,14 +168,11 @@ class Run:
     def tangent(self, dx: Tensor | None, dh0: Tensor | None, dc0: Tensor | None, dw: Weights) -> None:
         """Computes d_h [R, O], d_h_before, d_c, d_m and d_arguments from the tangents of the run's inputs."""
         w, walk = self.w, self.walk
-        source = _add(
-            torch.zeros_like(self.arguments[0]),
-            _product(dx, w.ih),
-            _product(self.x, dw.ih),
-            _product(self.h_before, dw.hh),
-            dw.b_ih,
-            dw.b_hh,
-        )
+        source = _products((dx, w.ih), (self.x, dw.ih), (self.h_before, dw.hh))
+        if source is None:
+            source = torch.zeros_like(self.arguments[0])
+        for bias in (dw.b_ih, dw.b_hh):
+            source = source if bias is None else source + bias
         w_hh, w_hr = w.hh.t(), None if w.hr is None else w.hr.t()
 
         def step(state, source, jacobian, h_source):
@@ -190,7 +189,7 @@ class Run:
         if self.c0 is not None:
             dc0 = torch.zeros_like(self.c0) if dc0 is None else dc0
             initial = (*initial, dc0)
-        self.d_h, d_pre, *d_own = walk.scan(step, initial, source, self.jacobian, _product(self.m, dw.hr))
+        self.d_h, d_pre, *d_own = walk.scan(step, initial, source, self.jacobian, _products((self.m, dw.hr)))
         self.d_h_before = walk.previous(self.d_h, dh0)
         self.d_c = d_own[0] if d_own else None
         self.d_arguments = (d_pre, *(walk.previous(d, dc0) for d in d_own))
@@ -378,7 +377,8 @@ class Stack:
                     _outer_of_samples(run.dh, run.m, samples) if w.hr else None,
                 ).flat(run.w)
             of_weights = of_layer + of_weights
-            dy = self._drop(sum(run.dpre @ run.w.ih for run in runs), index) if index > 0 or wanted[0] else dy
+            if index > 0 or wanted[0]:
+                dy = self._drop(_products(*((run.dpre, run.w.ih.t()) for run in runs)), index)
         of_hx = [torch.cat(each) for each in zip(*of_states, strict=True)][: self.options.states]
         of_arguments = [self._shaped(dy), *of_hx]
         return [g if w else None for g, w in zip(of_arguments, wanted[: len(of_arguments)], strict=True)], of_weights
@@ -404,19 +404,18 @@ class Stack:
             for run in runs:
                 bias = run.d_dpre.sum(0)
                 of_layer += Weights(
-                    _add(run.d_dpre.t() @ run.x, None if d_x is None else run.dpre.t() @ d_x),
-                    run.d_dpre.t() @ run.h_before + run.dpre.t() @ run.d_h_before,
+                    _outer((run.d_dpre, run.x), (run.dpre, d_x)),
+                    _outer((run.d_dpre, run.h_before), (run.dpre, run.d_h_before)),
                     bias,
                     bias,
-                    None if run.w.hr is None else run.d_dh.t() @ run.m + run.dh.t() @ run.d_m,
+                    None if run.w.hr is None else _outer((run.d_dh, run.m), (run.dh, run.d_m)),
                 ).flat(run.w)
             of_weights = of_layer + of_weights
             if index > 0 or wanted_input:
-                dy = self._drop(sum(run.dpre @ run.w.ih for run in runs), index)
-                d_dy = sum(
-                    _add(run.d_dpre @ run.w.ih, _product_back(run.dpre, dw.ih))
-                    for run, dw in zip(runs, d_w, strict=True)
-                )
+                dy = self._drop(_products(*((run.dpre, run.w.ih.t()) for run in runs)), index)
+                pairs = [(run.d_dpre, run.w.ih.t()) for run in runs]
+                pairs += [(run.dpre, None if dw.ih is None else dw.ih.t()) for run, dw in zip(runs, d_w, strict=True)]
+                d_dy = _products(*pairs)
                 d_dy = self._drop(d_dy, index)
         of_hx = [torch.cat(each) for each in zip(*of_states, strict=True)][: self.options.states]
         return [self._shaped(d_dy) if wanted_input else None, *of_hx, *of_weights]
@@ -429,14 +428,19 @@ class Stack:
         return self._flat(output), h_n, c_n
 
 
-def _add(first: Tensor, *others: Tensor | None) -> Tensor:
-    for other in others:
-        first = first if other is None else first + other
-    return first
+def _products(*pairs: tuple[Tensor | None, Tensor | None]) -> Tensor | None:
+    """The sum of rows @ weight', where neither is None; None if there is no such pair."""
+    total = None
+    for rows, weight in pairs:
+        if rows is not None and weight is not None:
+            total = rows @ weight.t() if total is None else torch.addmm(total, rows, weight.t())
+    return total
 
 
-def _product(rows: Tensor | None, weight: Tensor | None) -> Tensor | None:
-    return None if rows is None or weight is None else rows @ weight.t()
+def _outer(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor | None]) -> Tensor:
+    """The sum of left' @ right, without the second if its right is None."""
+    total = first[0].t() @ first[1]
+    return total if second[1] is None else torch.addmm(total, second[0].t(), second[1])
 
 
 def _product_back(rows: Tensor, weight: Tensor | None) -> Tensor | None:
