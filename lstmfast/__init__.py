@@ -7,6 +7,7 @@ from .convert import ConversionReport, convert, to_torch
 from .explain import explain
 from .functional import lstm, rnn
 from .modules import LSTM, RNN
+from .streaming import Stream
 
 __version__ = build_info()["version"]
 
@@ -14,6 +15,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "ConversionReport",
+    "Stream",
     "build_info",
     "convert",
     "explain",

@@ -1,42 +1,45 @@
-"""From tensors to the compiled op and back: what is saved, who needs a gradient, and which rare calls go elsewhere.
+"""From tensors to the compiled op and back: what is saved, who needs a gradient, and which way a call goes.
 
-The common call runs ``torch.ops.lstmfast.forward`` in `RecurrentFunction`, or bare when nothing needs a gradient.
-Second derivatives, forward-mode AD, functorch transforms and batched cotangents differentiate `lstmfast.reference`
-instead: right, and slow.
+    RecurrentFunction                   the op, with its gradient: the common call
+    TransformableFunction               the same for functorch transforms (vmap, grad, jvp) and forward-mode AD
+    GradientFunction                    the gradient as a function that can itself be differentiated and mapped
+    the op itself                       when nothing needs a gradient, and for the compiler, which wants one node
+
+Derivatives of the gradient, and tangents, are computed by `lstmfast.derivatives` on top of these functions. Only
+cotangents that torch.autograd.grad(is_grads_batched=True) maps go to `lstmfast.reference`: right, and slow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 
 from . import ops, reference
+from .derivatives import Stack
+from .ops import Options
 
 _HALF_TYPES = (torch.bfloat16, torch.float16)
 _BATCHED = torch._C._dispatch_key_parse("Batched")
 
 
-class Options(NamedTuple):
-    """What a call is, beside its tensors."""
+def _in_full_precision(function: Callable) -> Callable:
+    """The function without autocast, which has been applied to the call's arguments: what is computed of a call in
+    torch's operations is computed in the types that it was given, or float32."""
 
-    cell: str
-    has_biases: bool
-    num_layers: int
-    bidirectional: bool
-    dropout: float
-    states: int  # tensors of hx that were given: 0, 1 or 2
-    allow_tf32: bool | None  # ops.allows_tf32(), as it was for forward
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        if not torch._C._is_any_autocast_enabled():
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
 
-    def split(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """``tensors`` = (*hx, *weights) taken apart."""
-        return list(tensors[: self.states]), list(tensors[self.states :])
-
-    def arguments(self) -> tuple[bool, int, bool, float]:
-        return self.has_biases, self.num_layers, self.bidirectional, self.dropout
+    return wrapper
 
 
 def recurrent(
@@ -77,159 +80,368 @@ def recurrent(
             tuple(_autocast(t, to) for t in hx),
             [_autocast(w, to) for w in weights],
         )
-    mask = _dropout_mask(cell, input, weights, has_biases, num_layers, bidirectional, dropout) if dropout > 0 else None
-    allow_tf32 = ops.allows_tf32(input)
-    options = Options(cell, has_biases, num_layers, bidirectional, dropout, len(hx), allow_tf32)
+    if torch.compiler.is_exporting() and not hx and batch_sizes is None:
+        hx = _zero_states(cell, input, weights, has_biases, num_layers, bidirectional)
+    options = Options(
+        cell, batch_sizes, has_biases, num_layers, bidirectional, dropout, len(hx), ops.allows_tf32(input)
+    )
+    mask = _dropout_mask(options, input, weights) if dropout > 0 and num_layers > 1 else None
     tensors = (*hx, *weights)
     needs_grad = torch.is_grad_enabled() and (input.requires_grad or any(t.requires_grad for t in tensors))
+    if _is_transformed():
+        if torch.compiler.is_compiling():
+            # The compiler neither takes functions with a jvp nor sees that the op has none; this it can look into.
+            return _composite(options, input, mask, tensors)
+        output, h_n, *c_n = TransformableFunction.apply(options, input, mask, *tensors)[:-2]
+        return output, h_n, c_n[0] if c_n else None
     # The compiler sees the bare op, one node with a gradient of its own (lstmfast.ops).
-    if not torch.compiler.is_compiling():
-        if _is_transformed():
-            return _composite(options, input, batch_sizes, mask, tensors)
-        if needs_grad:
-            output, h_n, *c_n = RecurrentFunction.apply(options, input, batch_sizes, mask, *tensors)
-            return output, h_n, c_n[0] if c_n else None
-    output, h_n, c_n, _, _ = ops.forward(
-        cell, input, batch_sizes, hx, weights, mask, *options.arguments(), needs_grad, allow_tf32
-    )
-    return output, h_n, c_n if ops.CELLS[cell]["states"] > 1 else None
+    if needs_grad and not torch.compiler.is_compiling():
+        output, h_n, *c_n = RecurrentFunction.apply(options, input, mask, *tensors)
+        return output, h_n, c_n[0] if c_n else None
+    if torch.compiler.is_compiling():
+        output, h_n, c_n, _, _ = ops.forward(*options.arguments(input, mask, tensors), needs_grad, options.allow_tf32)
+    else:
+        output, h_n, c_n, _, _ = options.forward(input, mask, tensors, False)
+    return output, h_n, c_n if options.has_cell_state else None
 
 
 class RecurrentFunction(torch.autograd.Function):
-    """The op with its gradient. Inputs: options, input, batch_sizes, dropout mask, *hx, *weights."""
+    """The op with its gradient. Inputs: options, input, dropout mask, *hx, *weights."""
 
     @staticmethod
-    def forward(
-        ctx, options: Options, input: Tensor, batch_sizes: Tensor | None, mask: Tensor | None, *tensors: Tensor
-    ):
-        hx, weights = options.split(tensors)
-        output, h_n, c_n, hidden, reserve = ops.forward(
-            options.cell, input, batch_sizes, hx, weights, mask, *options.arguments(), True, options.allow_tf32
-        )
-        ctx.save_for_backward(input, batch_sizes, mask, output, hidden, reserve, *tensors)
+    def forward(ctx, options: Options, input: Tensor, mask: Tensor | None, *tensors: Tensor):
+        output, h_n, c_n, hidden, reserve = options.forward(input, mask, tensors, True)
+        ctx.save_for_backward(input, mask, output, hidden, reserve, *tensors)
         ctx.options = options
         ctx.set_materialize_grads(False)
-        return (output, h_n, c_n) if ops.CELLS[options.cell]["states"] > 1 else (output, h_n)
+        return (output, h_n, c_n) if options.has_cell_state else (output, h_n)
 
     @staticmethod
     def backward(ctx, *grads: Tensor | None):
-        input, batch_sizes, mask, output, hidden, reserve, *tensors = ctx.saved_tensors
-        _, wanted_input, _, _, *wanted_tensors = ctx.needs_input_grad
-        call = BackwardCall(ctx.options, batch_sizes, mask, output, hidden, reserve, (wanted_input, *wanted_tensors))
-        grads = (*grads, None)[:3]
+        input, mask, output, hidden, reserve, *tensors = ctx.saved_tensors
+        saved = (output, hidden, reserve)
+        options: Options = ctx.options
+        _, wanted_input, _, *wanted_tensors = ctx.needs_input_grad
+        wanted = (wanted_input, *wanted_tensors)
+        grads = (*grads[: 2 + options.has_cell_state], None)[:3]
+        if all(g is None for g in grads):
+            return None, None, None, *(None for _ in tensors)
         if any(_is_batched(g) for g in grads if g is not None):
-            again = torch.is_grad_enabled()
-            with torch.enable_grad():
-                primals = [_alias(t) for t in (input, *tensors)]
-                d_input, *d_tensors = _reference_vjp(ctx.options, batch_sizes, mask, primals, grads, call.wanted, again)
-        elif torch.is_grad_enabled():
-            d_input, *d_tensors = RecurrentBackwardFunction.apply(call, *grads, input, *tensors)
+            d_input, *d_tensors = _reference_gradient(options, grads, input, mask, tensors, wanted)
         else:
-            d_input, *d_tensors = call.run(grads, input, tensors)
-        return None, d_input, None, None, *d_tensors
+            d_input, *d_tensors = gradient(options, grads, input, mask, saved, tensors, wanted)
+        return None, d_input, None, *d_tensors
 
 
-class BackwardCall(NamedTuple):
-    """What the gradient depends on and is not differentiated through."""
+class TransformableFunction(RecurrentFunction):
+    """RecurrentFunction in the form that functorch transforms ask for; returns (output, h_n[, c_n], hidden, reserve).
 
-    options: Options
-    batch_sizes: Tensor | None
-    mask: Tensor | None
-    output: Tensor
-    hidden: Tensor
-    reserve: Tensor
-    wanted: tuple[bool, ...]  # for input, *hx, *weights
-
-    def run(self, grads: Sequence[Tensor | None], input: Tensor, tensors: Sequence[Tensor]) -> list[Tensor | None]:
-        """Gradients of input, *hx, *weights; None where not wanted."""
-        hx, weights = self.options.split(tensors)
-        d_input, d_hx, d_weights = ops.backward(
-            *grads,
-            self.options.cell,
-            input,
-            self.batch_sizes,
-            hx,
-            weights,
-            self.mask,
-            *self.options.arguments(),
-            self.output,
-            self.hidden,
-            self.reserve,
-            self.wanted,
-            self.options.allow_tf32,
-        )
-        return [d if wanted else None for d, wanted in zip((d_input, *d_hx, *d_weights), self.wanted, strict=True)]
-
-
-class RecurrentBackwardFunction(torch.autograd.Function):
-    """The gradient as a function of its own, for ``create_graph=True``; its backward differentiates the reference."""
+    torch spends some microseconds more on each call of a function of this form, so the common call has the other."""
 
     @staticmethod
-    def forward(ctx, call: BackwardCall, grad_output, grad_h_n, grad_c_n, input: Tensor, *tensors: Tensor):
-        ctx.save_for_backward(grad_output, grad_h_n, grad_c_n, call.batch_sizes, call.mask, input, *tensors)
-        ctx.options, ctx.wanted = call.options, call.wanted
+    def forward(options: Options, input: Tensor, mask: Tensor | None, *tensors: Tensor):
+        output, h_n, c_n, hidden, reserve = options.forward(input, mask, tensors, True)
+        return (output, h_n, c_n, hidden, reserve) if options.has_cell_state else (output, h_n, hidden, reserve)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.options, input, mask, *tensors = inputs
+        hidden, reserve = output[-2:]
+        ctx.save_for_backward(input, mask, output[0], hidden, reserve, *tensors)
+        ctx.save_for_forward(input, mask, *tensors)
+        ctx.mark_non_differentiable(hidden, reserve)
         ctx.set_materialize_grads(False)
-        return tuple(call.run((grad_output, grad_h_n, grad_c_n), input, tensors))
 
     @staticmethod
+    @_in_full_precision
+    def jvp(ctx, _, d_input: Tensor | None, __, *d_tensors: Tensor | None):
+        input, mask, *tensors = ctx.saved_tensors
+        stack = _stack(ctx.options, input, mask, tensors, None)
+        tangents = stack.tangent(*_up((d_input,)), _up(d_tensors))
+        return (*_down(tangents, input.dtype), None, None)
+
+    @staticmethod
+    def vmap(info, in_dims, options: Options, input: Tensor, mask: Tensor | None, *tensors: Tensor):
+        _, input_dim, mask_dim, *dims = in_dims
+        if _weights_are_mapped(options, dims):
+            return _each(info.batch_size, TransformableFunction, in_dims, options, input, mask, *tensors)
+        fold = _Fold(options, info.batch_size)
+        hx, weights = options.split(tensors)
+        hx = [fold.states(t, dim) for t, dim in zip(hx, dims, strict=False)]
+        *results, hidden, reserve = TransformableFunction.apply(
+            fold.options, fold.rows(input, input_dim), fold.stacked_rows(mask, mask_dim), *hx, *weights
+        )
+        output, *states = results
+        results = [fold.unfolded_rows(output), *(fold.unfolded_states(s) for s in states)]
+        # The reserve's layout is private: it stays whole, and serves the gradient if that is folded as well.
+        return (*results, fold.unfolded_stacked_rows(hidden), reserve), (*(0 for _ in results), 0, None)
+
+
+class GradientFunction(torch.autograd.Function):
+    """Gradients of (input, *hx, *weights), None where not wanted, as a differentiable function of the arguments of the
+    call and of the gradients that enter. What forward saved, (output, hidden, reserve), is an input that only spares
+    the work of computing it again, and has no gradient."""
+
+    @staticmethod
+    def forward(
+        options: Options,
+        wanted: tuple[bool, ...],
+        grad_output: Tensor | None,
+        grad_h_n: Tensor | None,
+        grad_c_n: Tensor | None,
+        mask: Tensor | None,
+        output: Tensor,
+        hidden: Tensor,
+        reserve: Tensor,
+        input: Tensor,
+        *tensors: Tensor,
+    ):
+        saved: Sequence[Tensor] = (output, hidden, reserve)
+        rows = input.shape[0] if options.batch_sizes is not None else input.shape[0] * input.shape[1]
+        if reserve.shape[1] != rows:  # of a call that was mapped in another way
+            saved = options.forward(input, mask, tensors, True)
+            saved = (saved[0], *saved[-2:])
+        return tuple(options.backward((grad_output, grad_h_n, grad_c_n), input, mask, saved, tensors, wanted))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.options, ctx.wanted, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @_in_full_precision
     def backward(ctx, *second: Tensor | None):
-        *grads, batch_sizes, mask, input = ctx.saved_tensors[:6]
-        tensors = ctx.saved_tensors[6:]
-        wanted = [w and s is not None for w, s in zip(ctx.wanted, second, strict=True)]
-        again = torch.is_grad_enabled()
-        with torch.enable_grad():
-            primals = [_alias(t) for t in (input, *tensors)]
-            cotangents = [None if g is None else _alias(g) for g in grads]
-            first = _reference_vjp(ctx.options, batch_sizes, mask, primals, cotangents, wanted, create_graph=True)
-            pairs = [(f, s) for f, s in zip(first, second, strict=True) if f is not None and f.requires_grad]
-            inputs = [*(c for c in cotangents if c is not None), *primals]
-            result = iter(_grad(pairs, inputs, again))
-        return None, *(None if c is None else next(result) for c in cotangents), *result
+        *grads, mask, output, hidden, _, input = (all_saved := ctx.saved_tensors)[:8]
+        tensors = all_saved[8:]
+        needs = ctx.needs_input_grad[2:]
+        stack = _stack(ctx.options, input, mask, tensors, None if _is_recorded() else (output, hidden))
+        d_input, *d_tensors = _up(second)
+        of_grads = _down(stack.tangent(d_input, d_tensors), input.dtype)
+        of_arguments = [None] * (1 + len(tensors))
+        if any(needs[7:]):
+            of_arguments = _down(stack.gradient_tangent(_up(grads), (None, None, None), needs[7]), input.dtype)
+        of_grads = [g if need else None for g, need in zip((*of_grads, None)[:3], needs[:3], strict=True)]
+        of_arguments = [g if need else None for g, need in zip(of_arguments, needs[7:], strict=True)]
+        return None, None, *of_grads, None, None, None, None, *of_arguments
+
+    @staticmethod
+    @_in_full_precision
+    def jvp(ctx, _, __, *tangents: Tensor | None):
+        *grads, mask, _, _, _, input = (all_saved := ctx.saved_tensors)[:8]
+        tensors = all_saved[8:]
+        stack = _stack(ctx.options, input, mask, tensors, None)
+        d_input, *d_tensors = _up(tangents[7:])
+        stack.tangent(d_input, d_tensors)
+        result = _down(stack.gradient_tangent(_up(grads), _up(tangents[:3]), ctx.wanted[0]), input.dtype)
+        return tuple(r if w else None for r, w in zip(result, ctx.wanted, strict=True))
+
+    @staticmethod
+    @_in_full_precision
+    def vmap(info, in_dims, options: Options, wanted: tuple[bool, ...], *args: Tensor | None):
+        _, _, *dims = in_dims
+        if _weights_are_mapped(options, dims[8:]):
+            return _each(info.batch_size, GradientFunction, in_dims, options, wanted, *args)
+        fold = _Fold(options, info.batch_size)
+        grad_output, grad_h_n, grad_c_n, mask, output, hidden, reserve, input, *tensors = args
+        grads = (
+            fold.rows(grad_output, dims[0]),
+            fold.states(grad_h_n, dims[1]),
+            fold.states(grad_c_n, dims[2]),
+        )
+        hx, weights = options.split(tensors)
+        hx = [fold.states(t, dim) for t, dim in zip(hx, dims[8:], strict=False)]
+        mask, input = fold.stacked_rows(mask, dims[3]), fold.rows(input, dims[7])
+        output, hidden = fold.rows(output, dims[4]), fold.stacked_rows(hidden, dims[5])
+        arguments = 1 + options.states
+        of_weights: Sequence[Tensor | None] = [None] * len(weights)
+        if any(wanted[arguments:]):
+            stack = _stack(fold.options, input, mask, (*hx, *weights), (output, hidden))
+            of_arguments, of_weights = stack.gradient(_up(grads), wanted, info.batch_size)
+            of_arguments, of_weights = _down(of_arguments, input.dtype), _down(of_weights, input.dtype)
+        else:
+            of_arguments = GradientFunction.apply(
+                fold.options, wanted, *grads, mask, output, hidden, reserve, input, *hx, *weights
+            )
+        d_input, *d_hx = of_arguments[:arguments]
+        results = (
+            None if d_input is None else fold.unfolded_rows(d_input),
+            *(None if d is None else fold.unfolded_states(d) for d in d_hx),
+            *of_weights,
+        )
+        return results, tuple(None if r is None else 0 for r in results)
 
 
-def _alias(t: Tensor) -> Tensor:
-    """`t` to be differentiated by: tied weights, the same tensor twice, then get each gradient where it belongs."""
-    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
-
-
-def _reference_vjp(
+def gradient(
     options: Options,
-    batch_sizes: Tensor | None,
+    grads: Sequence[Tensor | None],
+    input: Tensor,
     mask: Tensor | None,
-    primals: Sequence[Tensor],
-    cotangents: Sequence[Tensor | None],
-    wanted: Sequence[bool],
-    create_graph: bool,
-) -> list[Tensor | None]:
-    """Gradients of the reference by primals = (input, *hx, *weights), None where not wanted; call it in grad mode."""
-    outputs = _composite(options, primals[0], batch_sizes, mask, primals[1:])
-    pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o is not None and c is not None]
-    grads = iter(_grad(pairs, [p for p, w in zip(primals, wanted, strict=True) if w], create_graph))
-    return [next(grads) if w else None for w in wanted]
-
-
-def _grad(
-    pairs: Sequence[tuple[Tensor, Tensor]], inputs: Sequence[Tensor], create_graph: bool
+    saved: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    wanted: tuple[bool, ...],
 ) -> Sequence[Tensor | None]:
-    """torch.autograd.grad of (output, cotangent) pairs, which may be none."""
-    if not pairs or not inputs:
-        return [None] * len(inputs)
-    outputs, cotangents = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, inputs, cotangents, create_graph=create_graph, allow_unused=True)
+    """Gradients of (input, *hx, *weights), None where not wanted; recorded if torch is recording."""
+    if _is_recorded():
+        # Detached: what was saved has a history, and through it autograd would go back to the call once more.
+        return GradientFunction.apply(options, wanted, *grads, mask, *(s.detach() for s in saved), input, *tensors)
+    return options.backward(grads, input, mask, saved, tensors, wanted)
 
 
+def _stack(
+    options: Options,
+    input: Tensor,
+    mask: Tensor | None,
+    tensors: Sequence[Tensor],
+    saved: tuple[Tensor, Tensor] | None,
+) -> Stack:
+    """Half types are computed in float32, as the kernels do."""
+    (input,), tensors = _up((input,)), _up(tensors)
+    return Stack(options, input, mask, tensors, saved and tuple(_up(saved)), TransformableFunction.apply)
+
+
+def _up(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [t.float() if t is not None and t.dtype in _HALF_TYPES else t for t in tensors]
+
+
+def _down(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    return [None if t is None else t.to(dtype) for t in tensors]
+
+
+# ---- the gradient of the op itself: for the compiler, and for those who call it directly
+
+
+def _setup_context(ctx, inputs, output):
+    cell, input, batch_sizes, hx, weights, mask, *structure, saved, allow_tf32 = inputs
+    output, _, _, hidden, reserve = output
+    ctx.save_for_backward(input, mask, output, hidden, reserve, *hx, *weights)
+    ctx.options = Options(cell, batch_sizes, *structure, len(hx), allow_tf32)
+    ctx.saved = saved
+    ctx.mark_non_differentiable(hidden, reserve)
+    ctx.set_materialize_grads(False)
+
+
+def _op_backward(ctx, grad_output, grad_h_n, grad_c_n, *_):
+    if not ctx.saved:
+        raise RuntimeError("lstmfast::forward was called with save_for_backward=False: it has no gradient")
+    input, mask, output, hidden, reserve, *tensors = ctx.saved_tensors
+    options: Options = ctx.options
+    needs, (hx, weights) = ctx.needs_input_grad, options.split(tensors)
+    wanted = (needs[1], *_flags(needs[3], len(hx)), *_flags(needs[4], len(weights)))
+    grads = (grad_output, grad_h_n, grad_c_n if options.has_cell_state else None)
+    d_input, *d_tensors = gradient(options, grads, input, mask, (output, hidden, reserve), tensors, wanted)
+    d_hx, d_weights = options.split(d_tensors)
+    # As many as there were arguments: the dispatcher leaves out those that equal their defaults.
+    return (None, d_input, None, d_hx, d_weights, *(None,) * (len(needs) - 5))
+
+
+def _flags(needs, count: int) -> list[bool]:
+    return list(needs) if isinstance(needs, (list, tuple)) else [bool(needs)] * count
+
+
+def _refuse_tangents(*args):
+    """torch's kernel for autograd of an op written in Python has no forward mode: it would drop tangents silently."""
+    tensors = torch.utils._pytree.arg_tree_leaves(*args)
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError(
+            "torch.ops.lstmfast has no forward-mode derivative of its own: call lstmfast.lstm, lstmfast.rnn or a module"
+        )
+
+
+def _register(op, backward, setup_context) -> None:
+    kernel = make_autograd_impl(op, Info(backward, setup_context))
+
+    def checked(keyset, *args):
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(*args)
+        return kernel(keyset, *args)
+
+    _library.impl(op.name().removesuffix(".default"), checked, "Autograd", with_keyset=True)
+
+
+# torch.library.register_autograd, with a check before.
+_library = torch.library.Library("lstmfast", "IMPL")
+_register(ops.forward, _op_backward, _setup_context)
+
+
+# ---- functorch's vmap
+
+
+class _Fold:
+    """Mapped copies of a call as one call: the mapped dimension of size V becomes the inner part of the batch's, so
+    that in a packed batch as well the sequences stay sorted by length."""
+
+    def __init__(self, options: Options, size: int):
+        self._size, self._packed = size, options.batch_sizes is not None
+        self.options = options
+        if options.batch_sizes is not None:
+            self.options = replace(options, batch_sizes=options.batch_sizes * size)
+
+    def _fold(self, t: Tensor | None, mapped: int | None, batch: int) -> Tensor | None:
+        """The mapped dimension into dimension `batch` of what each copy sees."""
+        if t is None:
+            return None
+        if mapped is None:
+            t = t.unsqueeze(batch + 1).expand(*t.shape[: batch + 1], self._size, *t.shape[batch + 1 :])
+        else:
+            t = t.movedim(mapped, batch + 1)
+        return t.flatten(batch, batch + 1)
+
+    def _unfold(self, t: Tensor, batch: int) -> Tensor:
+        return t.unflatten(batch, (t.shape[batch] // self._size, self._size)).movedim(batch + 1, 0)
+
+    def rows(self, t: Tensor | None, mapped: int | None) -> Tensor | None:
+        """``[T, B, .]``, or packed rows."""
+        return self._fold(t, mapped, 0 if self._packed else 1)
+
+    def stacked_rows(self, t: Tensor | None, mapped: int | None) -> Tensor | None:
+        """``[L-1, T, B, .]``, or packed rows."""
+        return self._fold(t, mapped, 1 if self._packed else 2)
+
+    def states(self, t: Tensor | None, mapped: int | None) -> Tensor | None:
+        """``[L*D, B, .]``."""
+        return self._fold(t, mapped, 1)
+
+    def unfolded_rows(self, t: Tensor) -> Tensor:
+        return self._unfold(t, 0 if self._packed else 1)
+
+    def unfolded_stacked_rows(self, t: Tensor) -> Tensor:
+        return self._unfold(t, 1 if self._packed else 2)
+
+    def unfolded_states(self, t: Tensor) -> Tensor:
+        return self._unfold(t, 1)
+
+
+def _weights_are_mapped(options: Options, dims: Sequence[int | None]) -> bool:
+    return any(dim is not None for dim in options.split(dims)[1])
+
+
+def _each(size: int, function: type[torch.autograd.Function], in_dims: Sequence, *args):
+    """One call for each copy: with weights of their own they have no product in common."""
+    results = []
+    for i in range(size):
+        own = [a.select(dim, i) if isinstance(dim, int) else a for a, dim in zip(args, in_dims, strict=True)]
+        results.append(function.apply(*own))
+    stacked = tuple(None if r[0] is None else torch.stack(r) for r in zip(*results, strict=True))
+    return stacked, tuple(None if s is None else 0 for s in stacked)
+
+
+# ---- the reference instead of the op
+
+
+@_in_full_precision
 def _composite(
-    options: Options, input: Tensor, batch_sizes: Tensor | None, mask: Tensor | None, tensors: Sequence[Tensor]
+    options: Options, input: Tensor, mask: Tensor | None, tensors: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The same call in differentiable torch operations; half types computed in float32, as the kernels do."""
+    """The same call in differentiable torch operations."""
     dtype = input.dtype
-    if dtype in _HALF_TYPES:
-        input, tensors = input.float(), [t.float() for t in tensors]
+    (input,), tensors = _up((input,)), _up(tensors)
     hx, weights = options.split(tensors)
     results = reference.recurrent(
         options.cell,
         input,
-        batch_sizes,
+        options.batch_sizes,
         tuple(hx),
         weights,
         has_biases=options.has_biases,
@@ -238,12 +450,49 @@ def _composite(
         dropout=options.dropout,
         dropout_mask=mask,
     )
-    return tuple(None if r is None else r.to(dtype) for r in results)
+    return tuple(_down(results, dtype))
+
+
+def _reference_gradient(
+    options: Options,
+    grads: Sequence[Tensor | None],
+    input: Tensor,
+    mask: Tensor | None,
+    tensors: Sequence[Tensor],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """`gradient` by differentiating the reference."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        primals = [_alias(t) for t in (input, *tensors)]
+        outputs = _composite(options, primals[0], mask, primals[1:])
+        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if o is not None and g is not None]
+        results = torch.autograd.grad(
+            [o for o, _ in pairs],
+            [p for p, w in zip(primals, wanted, strict=True) if w],
+            [g for _, g in pairs],
+            create_graph=again,
+            allow_unused=True,
+        )
+    found = iter(results)
+    return [next(found) if w else None for w in wanted]
+
+
+def _alias(t: Tensor) -> Tensor:
+    """`t` to be differentiated by: tied weights, the same tensor twice, then get each gradient where it belongs."""
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+
+
+# ---- the state of torch
 
 
 def _is_transformed() -> bool:
-    """Whether a functorch transform or a forward-mode level is active: an op would drop tangents silently."""
+    """Whether a functorch transform or a forward-mode level is active: the op itself would drop tangents silently."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _is_recorded() -> bool:
+    return torch.is_grad_enabled() or _is_transformed()
 
 
 def _is_batched(cotangent: Tensor) -> bool:
@@ -256,21 +505,36 @@ def _autocast(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
 
 
-def _dropout_mask(
-    cell: str,
-    input: Tensor,
-    weights: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    bidirectional: bool,
-    dropout: float,
-) -> Tensor | None:
-    """Kept elements of the outputs of all layers but the last, bool ``[L-1, *output.shape]``."""
-    if num_layers == 1:
-        return None
+def _zero_states(
+    cell: str, input: Tensor, weights: Sequence[Tensor], has_biases: bool, num_layers: int, bidirectional: bool
+) -> tuple[Tensor, ...]:
+    """What no hx stands for, spelt out: AOTInductor hands an empty list of tensors to an op as None."""
     hidden_size, proj_size, directions = ops._sizes(cell, weights, has_biases, num_layers, bidirectional)
+    sizes = (proj_size or hidden_size, hidden_size)[: ops.CELLS[cell]["states"]]
+    return tuple(input.new_zeros(num_layers * directions, input.shape[1], size) for size in sizes)
+
+
+def _dropout_mask(options: Options, input: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Kept elements of the outputs of all layers but the last, bool ``[L-1, *output.shape]``."""
+    hidden_size, proj_size, directions = ops._sizes(
+        options.cell, weights, options.has_biases, options.num_layers, options.bidirectional
+    )
     width = directions * (proj_size or hidden_size)
-    mask = torch.empty((num_layers - 1, *input.shape[:-1], width), dtype=torch.bool, device=input.device)
+    shape = (options.num_layers - 1, *input.shape[:-1], width)
+    if _vmap_wants_different_masks():
+        return torch.rand(shape, device=input.device) < 1 - options.dropout
+    mask = torch.empty(shape, dtype=torch.bool, device=input.device)
     for layer in mask:  # one draw a layer: the numbers that nn.LSTM draws from the same seed
-        layer.bernoulli_(1 - dropout)
+        layer.bernoulli_(1 - options.dropout)
     return mask
+
+
+def _vmap_wants_different_masks() -> bool:
+    """Whether vmap(randomness="different") is active, under which torch refuses the draw in place."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    vmap = torch._C._functorch.TransformType.Vmap
+    return any(
+        i.key() == vmap and torch._C._functorch.CVmapInterpreterPtr(i).randomness().name == "Different"
+        for i in torch._C._functorch.get_interpreter_stack() or ()
+    )

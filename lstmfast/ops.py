@@ -1,4 +1,4 @@
-"""The compiled ops ``torch.ops.lstmfast.forward`` and ``.backward``: loading, fake kernels, autograd for direct calls.
+"""The compiled ops ``torch.ops.lstmfast.forward`` and ``.backward``: loading and fake kernels.
 
 Their arguments are those of one whole call, all layers and both directions; ``csrc/torch/checks.h`` says what each must
 be. Results of ``forward``:
@@ -17,6 +17,9 @@ reserve    ``[L*D, rows, width]``, float32 or float64  what backward needs, in a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,6 +29,61 @@ forward = torch.ops.lstmfast.forward.default
 backward = torch.ops.lstmfast.backward.default
 
 CELLS: dict[str, dict[str, int]] = _C.cells()
+
+
+@dataclass(eq=False, slots=True)
+class Options:
+    """What a call is, beside its tensors of floating point."""
+
+    cell: str
+    batch_sizes: Tensor | None
+    has_biases: bool
+    num_layers: int
+    bidirectional: bool
+    dropout: float
+    states: int  # tensors of hx that were given: 0, 1 or 2
+    allow_tf32: bool | None = None  # allows_tf32(), as it was for forward
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def has_cell_state(self) -> bool:
+        return CELLS[self.cell]["states"] > 1
+
+    def split(self, tensors: Sequence) -> tuple[list, list]:
+        """``tensors`` = (*hx, *weights), or what belongs to them, taken apart."""
+        return list(tensors[: self.states]), list(tensors[self.states :])
+
+    def arguments(self, input: Tensor, mask: Tensor | None, tensors: Sequence[Tensor]) -> tuple:
+        """What both ops take."""
+        hx, weights = self.split(tensors)
+        structure = (self.has_biases, self.num_layers, self.bidirectional, self.dropout)
+        return self.cell, input, self.batch_sizes, hx, weights, mask, *structure
+
+    def forward(
+        self, input: Tensor, mask: Tensor | None, tensors: Sequence[Tensor], save_for_backward: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The op without autograd, whose kernel for it, being Python, takes half of a call of one step."""
+        with torch._C._AutoDispatchBelowAutograd():
+            return forward(*self.arguments(input, mask, tensors), save_for_backward, self.allow_tf32)
+
+    def backward(
+        self,
+        grads: Sequence[Tensor | None],
+        input: Tensor,
+        mask: Tensor | None,
+        saved: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Gradients of input, *hx, *weights, None where not wanted; grads are those of output, h_n and c_n, saved is
+        (output, hidden, reserve)."""
+        with torch._C._AutoDispatchBelowAutograd():
+            arguments = self.arguments(input, mask, tensors)
+            d_input, d_hx, d_weights = backward(*grads, *arguments, *saved, wanted, self.allow_tf32)
+        return [d if w else None for d, w in zip((d_input, *d_hx, *d_weights), wanted, strict=True)]
 
 
 def allows_tf32(input: Tensor) -> bool | None:
@@ -125,56 +183,3 @@ def _backward_fake(
         [gradient(t, wanted) for t, wanted in zip(hx, output_mask[1 : 1 + states], strict=True)],
         [gradient(t, wanted) for t, wanted in zip(weights, output_mask[1 + states :], strict=True)],
     )
-
-
-def _setup_context(ctx, inputs, output):
-    cell, input, batch_sizes, hx, weights, dropout_mask, *options, saved, allow_tf32 = inputs
-    out, _, _, hidden, reserve = output
-    ctx.save_for_backward(input, batch_sizes, dropout_mask, out, hidden, reserve, *hx, *weights)
-    ctx.states = len(hx)
-    ctx.options = options
-    ctx.allow_tf32 = allow_tf32
-    ctx.cell = cell
-    ctx.saved = saved
-    ctx.mark_non_differentiable(hidden, reserve)
-    ctx.set_materialize_grads(False)
-
-
-def _op_backward(ctx, grad_output, grad_h_n, grad_c_n, *_):
-    if not ctx.saved:
-        raise RuntimeError("lstmfast::forward was called with save_for_backward=False: it has no gradient")
-    input, batch_sizes, dropout_mask, output, hidden, reserve, *tensors = ctx.saved_tensors
-    hx, weights = tensors[: ctx.states], tensors[ctx.states :]
-    needs = ctx.needs_input_grad
-    mask = [needs[1], *_flags(needs[3], len(hx)), *_flags(needs[4], len(weights))]
-    states = CELLS[ctx.cell]["states"]
-    d_input, d_hx, d_weights = backward(
-        grad_output,
-        grad_h_n,
-        grad_c_n if states > 1 else None,
-        ctx.cell,
-        input,
-        batch_sizes,
-        hx,
-        weights,
-        dropout_mask,
-        *ctx.options,
-        output,
-        hidden,
-        reserve,
-        mask,
-        ctx.allow_tf32,
-    )
-    wanted = iter(mask)
-    d_input = d_input if next(wanted) else None
-    d_hx = [d if next(wanted) else None for d in d_hx]
-    d_weights = [d if next(wanted) else None for d in d_weights]
-    # As many as there were arguments: the dispatcher leaves out those that equal their defaults.
-    return (None, d_input, None, d_hx, d_weights, *(None,) * (len(needs) - 5))
-
-
-def _flags(needs, count: int) -> list[bool]:
-    return list(needs) if isinstance(needs, (list, tuple)) else [bool(needs)] * count
-
-
-torch.library.register_autograd("lstmfast::forward", _op_backward, setup_context=_setup_context)

@@ -1,7 +1,7 @@
 """The recurrent layers written as equations in plain torch: slow, differentiable any number of times, meant to be read.
 
-The tests compare the compiled kernels with this file, and the rare paths that the kernels do not serve (second
-derivatives, forward-mode, vmap) compute through it. Nothing here writes in place, so every torch transform applies.
+The tests compare the compiled kernels with this file, `lstmfast.derivatives` differentiates its cells, and rare calls
+(transforms inside torch.compile) compute through it. Nothing here writes in place, so every torch transform applies.
 
 Notation, the same everywhere in the project:
     T steps, B sequences, I input features, H hidden size, P projected size (P = H without a projection),
@@ -132,7 +132,7 @@ def recurrent(
     final_states = []
     for layer in range(num_layers):
         if layer > 0 and dropout > 0:
-            layer_input = _drop(layer_input, dropout, None if dropout_mask is None else dropout_mask[layer - 1])
+            layer_input = drop(layer_input, dropout, None if dropout_mask is None else dropout_mask[layer - 1])
         outputs = []
         for direction in range(num_directions):
             index = layer * num_directions + direction
@@ -188,7 +188,7 @@ def _direction(
     return (output[::-1] if reverse else output), state
 
 
-def _drop(x: Tensor, probability: float, kept: Tensor | None) -> Tensor:
+def drop(x: Tensor, probability: float, kept: Tensor | None) -> Tensor:
     """Zeroes elements and scales the kept ones up, so that the expectation of each stays."""
     if kept is None:
         return random_dropout(x, probability)

@@ -9,6 +9,7 @@
 #endif
 
 #include "../core/macros.h"
+#include "own_threads.h"
 
 namespace lstmfast::LF_ISA {
 
@@ -86,19 +87,24 @@ class FlushSubnormals {
   FlushSubnormals& operator=(const FlushSubnormals&) = delete;
 };
 
-// Runs f(team) on `threads` threads, or fewer where OpenMP gives fewer.
+// Runs f(team) on `threads` threads, or fewer where the system gives fewer.
 template <class F>
 void run_team(int threads, const F& f) {
-  Barrier barrier;
+  struct Work {
+    const F& f;
+    Barrier barrier;
+    void run(int size, int me) {
+      const FlushSubnormals mode;
+      f(Team(size, me, barrier));
+    }
+  } work{f, {}};
   if (threads == 1) {
-    const FlushSubnormals mode;
-    f(Team(1, 0, barrier));
-    return;
-  }
+    work.run(1, 0);
+  } else if (cpu::is_forked_child()) {
+    cpu::run_on_own_threads(threads, [](void* w, int size, int me) { static_cast<Work*>(w)->run(size, me); }, &work);
+  } else {
 #pragma omp parallel num_threads(threads)
-  {
-    const FlushSubnormals mode;
-    f(Team(omp_get_num_threads(), omp_get_thread_num(), barrier));
+    work.run(omp_get_num_threads(), omp_get_thread_num());
   }
 }
 

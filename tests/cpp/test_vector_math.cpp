@@ -2,7 +2,8 @@
 // floats, or with --all every one of the 2^32 (some minutes).
 //
 // The error is counted in units in the last place of the exact result, for results that are normal numbers. Subnormal
-// results and inputs are checked as well, with the floating-point mode that a program starts in; the kernels flush them.
+// results and inputs are checked as well, with the floating-point mode that a program starts in; the kernels flush
+// them.
 #include <cstring>
 #include <random>
 #include <vector>

@@ -1,6 +1,7 @@
 // The activations of one ISA level behind plain functions; compiled once per level, with the flags of the level's unit.
-#include "cpu/vector_math.h"
 #include "vector_math_unit.h"
+
+#include "cpu/vector_math.h"
 
 namespace lstmfast::LF_ISA {
 namespace {
