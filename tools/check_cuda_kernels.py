@@ -5,7 +5,7 @@ more registers than the committed table (tools/cuda_registers.txt) says for its 
 
     python tools/check_cuda_kernels.py             all units for sm_90, a few of them for the other architectures
     python tools/check_cuda_kernels.py --all       all units for all architectures
-    python tools/check_cuda_kernels.py --update    the same, and rewrites the table
+    python tools/check_cuda_kernels.py --update    also writes what it has seen into the table
 
 Without nvcc (in PATH, or in CUDA_HOME/bin) it says so and exits with status 2.
 """
@@ -73,7 +73,7 @@ def read_table() -> dict[str, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--all", action="store_true", help="all units for all architectures")
-    parser.add_argument("--update", action="store_true", help="like --all, and write the table anew")
+    parser.add_argument("--update", action="store_true", help="write what is seen into the table")
     parser.add_argument("--arch", action="append", help="only this one (may be repeated)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
@@ -82,9 +82,8 @@ def main() -> int:
         print("no nvcc in PATH or CUDA_HOME: the CUDA kernels were not compiled")
         return 2
     units = sorted(path.stem for path in UNITS.glob("*.cu"))
-    everything = args.all or args.update
     todo = [(unit, arch) for arch in args.arch or ARCHITECTURES for unit in units
-            if everything or arch == FULL or unit in REPRESENTATIVE]  # fmt: skip
+            if args.all or arch == FULL or unit in REPRESENTATIVE]  # fmt: skip
     table, seen, problems = read_table(), {}, []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         reports = pool.map(lambda job: compile_unit(nvcc, *job, Path(folder)), todo)
@@ -103,7 +102,7 @@ def main() -> int:
                 elif not args.update and int(registers) > table[key]:
                     problems.append(f"{key} needs {registers} registers, the table says {table[key]}")
     if args.update:
-        table = {**table, **seen} if args.arch else seen
+        table = {**table, **seen} if args.arch or not args.all else seen
         head = "# Registers per thread of the persistent kernels, by ptxas: architecture, type, direction, cell,\n"
         head += "# registers of weights, exchange, registers. Written by tools/check_cuda_kernels.py --update.\n"
         TABLE.write_text(head + "".join(f"{key} {value}\n" for key, value in sorted(table.items())))

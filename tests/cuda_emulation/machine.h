@@ -1,7 +1,7 @@
 // A GPU on the CPU: one OS thread, one fiber per CUDA thread. The blocks of a cooperative launch and of a cluster are
 // co-resident, so that barriers between them work; other blocks run one after the other, in any order. The schedule is
-// random, from a seed, and now and then holds a whole block back for long; a deadlock, a diverged warp, or a block that
-// touches the shared memory of another that has left is reported by block, thread and place.
+// random, from a seed, and now and then holds a warp or a whole block back for long; a deadlock, a diverged warp, or a
+// block that touches the shared memory of another that has left is reported by block, thread and place.
 //
 // It is sequentially consistent, so a missing fence does not show; nor do bank conflicts, register limits, occupancy.
 #pragma once
@@ -95,6 +95,7 @@ struct Warp {
   alignas(16) unsigned char in[2][kWarp][kOperandBytes];
   alignas(16) unsigned char out[2][kWarp][kOperandBytes];
   uint32_t arrived = 0, generation = 0, live = 0;
+  uint64_t held_until = 0;
   const char* operation = nullptr;
 };
 struct Barrier {
@@ -290,11 +291,12 @@ inline void run_together(std::vector<Block>& blocks, size_t first, size_t count,
       std::shuffle(order.begin(), order.end(), random);
       if (count > 1 && random() % 16 == 0)
         blocks[first + random() % count].held_until = pass + random() % 4096, holding = true;
+      if (random() % 8 == 0) threads[random() % threads.size()].warp->held_until = pass + random() % 64, holding = true;
     }
     bool progress = false;
     for (const uint32_t i : order) {
       Thread& t = threads[i];
-      if (t.done || t.block->held_until > pass || blocked(t)) continue;
+      if (t.done || t.block->held_until > pass || t.warp->held_until > pass || blocked(t)) continue;
       progress = true;
       m.current = &t;
       switch_fiber(m.scheduler, t.fiber);
@@ -303,7 +305,10 @@ inline void run_together(std::vector<Block>& blocks, size_t first, size_t count,
     }
     if (progress) continue;
     if (holding) {
-      for (size_t b = 0; b < count; b++) blocks[first + b].held_until = 0;
+      for (size_t b = 0; b < count; b++) {
+        blocks[first + b].held_until = 0;
+        for (Warp& w : blocks[first + b].warps) w.held_until = 0;
+      }
       holding = false;
       continue;
     }

@@ -24,7 +24,7 @@ struct RandomCall {
     p.cell = static_cast<int>(random() % static_cast<uint64_t>(draw.cells));
     p.dtype = draw.dtypes[random() % draw.dtypes.size()];
     p.steps = pick({1, 2, 3, 5});
-    p.batch = pick({1, 2, 7, 8, 9, 17});
+    p.batch = draw.large ? pick({1, 8, 17, 33}) : pick({1, 2, 7, 8, 9, 17});
     p.input = pick({1, 3, 8, 17});
     p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 33});
     if (draw.projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
@@ -59,7 +59,7 @@ inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
   run.context.blas = {naive_gemm, const_cast<bool*>(&tf32)};
   run.context.allow_tf32 = run.tf32 = tf32;
   run.context.gpu = *cuda::gpu_named(random() % 2 ? "H100" : "RTX 4090");
-  run.context.gpu.sm_count = static_cast<int>(1 + random() % 8);
+  run.context.gpu.sm_count = static_cast<int>(1 + random() % 8);  // large problems then have several tiles a group
   run.context.candidate = random() % 4 ? static_cast<int>(random() % 64) : -1;
   run.seed = random() % 5;
 }
