@@ -49,5 +49,14 @@ int main(int argc, char** argv) {
 #endif
     check_call(call, run);
   }
+  if (failures() == 0) {
+    Run run;
+    const bool tf32 = false;
+    draw_run(random, run, tf32);
+#ifdef TEST_GENERAL
+    run.context.persistent = false;
+#endif
+    check_call(long_call(random), run);
+  }
   return finish();
 }

@@ -53,6 +53,17 @@ struct RandomCall {
   }
 };
 
+// Longer than what one launch takes of a packed batch's offsets, and more rows than a chunk of the bias sums.
+inline RandomCall long_call(std::mt19937_64& random) {
+  RandomCall call;
+  Problem& p = call.problem;
+  p.steps = 460, p.batch = 2, p.hidden = 3;
+  p.sizes.assign(static_cast<size_t>(p.steps), 2);
+  std::fill(p.sizes.begin() + 455, p.sizes.end(), 1);
+  fill(p, random, true, true);
+  return call;
+}
+
 // Anything that the planner may choose, and more: GPUs of a few multiprocessors, so that small problems need several
 // blocks and groups, and all of the planner's candidates.
 inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {

@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
     run.seed = static_cast<uint64_t>(i);
     worst = std::max(worst, check_call(call, run));
   }
+  worst = std::max(worst, check_call(long_call(random), run));
   std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
   ForwardParams p;
   p.cell = kCells;

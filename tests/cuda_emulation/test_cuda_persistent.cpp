@@ -79,6 +79,10 @@ int main(int argc, char** argv) {
   }
   for (const auto& [plan, n] : seen) std::printf("%5d  %s\n", n, plan.c_str());
   std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
+  Run run;
+  const bool tf32 = false;
+  draw_run(random, run, tf32);
+  check_call(long_call(random), run);
   check_determinism(random);
   check_refusal();
   return finish();
