@@ -15,7 +15,8 @@ needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_avai
 @pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(mode, tmp_path):
     printed = torchrun(HERE / "distributed_worker.py", mode, tmp_path)
-    assert {f"{mode} 0 agrees", f"{mode} 1 agrees"} <= set(printed.splitlines())
+    # Not by line: two processes that print at once may end their lines together.
+    assert all(f"{mode} {rank} agrees" in printed for rank in range(2)), printed
 
 
 def torchrun(script, *arguments, restarts=0):
