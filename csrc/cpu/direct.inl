@@ -72,24 +72,34 @@ LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const Til
 }
 
 // acc[r] += sum over k of a[r][k] * row(k), for the way back: here depth runs over rows of the weights, row_of(k), and
-// the tile's columns over theirs, `left` of which exist. Padding in the depth (row_of(k) < 0) has no gradient.
+// the tile's columns over theirs, `left` of which exist. Padding in the depth (row_of(k) < 0) has no gradient. The sums
+// are chained as those over packed weights are, so that the result does not depend on how the weights lie.
 template <int M, class C, class RowOf>
 LF_NOINLINE void multiply_add_rows(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* columns, int64_t row_stride,
                                    int64_t depth, int64_t left, const RowOf& row_of) {
+  constexpr int chains = kChains<M>;
+  static_assert(kPanel<C> % chains == 0);
   const C* row[M];
   for (int r = 0; r < M; r++) row[r] = a.base[r];
   for (int64_t begin = 0; begin < depth; begin += kPanel<C>) {
-    for (int64_t k = 0; k < min(kPanel<C>, depth - begin); k++) {
-      const int64_t at = row_of(begin + k);
-      if (at < 0) continue;
-      const C* from = columns + at * row_stride;
-      for (int j = 0; j < kTileCols; j++) {
-        __builtin_prefetch(from + 8 * row_stride + j * kLanes<C>);  // rows may lie pages apart
-        const Vec<C> w = load_first(from + j * kLanes<C>, left - j * kLanes<C>);
-        for (int r = 0; r < M; r++) acc[r][j] += row[r][k] * w;
+    Tile<C, M> more[chains] = {};  // the first chain is acc itself
+    for (int64_t k = 0; k < kPanel<C>; k += chains)
+#pragma GCC unroll 4
+      for (int c = 0; c < chains; c++) {
+        const int64_t at = row_of(begin + k + c);
+        if (at < 0) continue;
+        const C* from = columns + at * row_stride;
+        for (int j = 0; j < kTileCols; j++) {
+          __builtin_prefetch(from + 8 * row_stride + j * kLanes<C>);  // rows may lie pages apart
+          const Vec<C> w = load_first(from + j * kLanes<C>, left - j * kLanes<C>);
+          for (int r = 0; r < M; r++) (c == 0 ? acc : more[c])[r][j] += row[r][k + c] * w;
+        }
       }
+    for (int r = 0; r < M; r++) {
+      for (int j = 0; j < kTileCols; j++)
+        for (int c = 1; c < chains; c++) acc[r][j] += more[c][r][j];
+      row[r] += a.stride[r];
     }
-    for (int r = 0; r < M; r++) row[r] += a.stride[r];
   }
 }
 
