@@ -7,11 +7,14 @@ namespace {
 
 class Backward : public Call {
  public:
-  Backward(const BackwardParams& p, const Context& context) : Call(p, context, true), q_(p) {
+  using Params = BackwardParams;
+  static constexpr bool kBackward = true;
+  static constexpr const char* kName = "backward";
+  static bool wants_offsets(const Params& p) { return p.dw_hh.data; }
+
+  Backward(const Params& p, const Common& common, Arena& arena) : Call(p, common, arena), q_(p) {
     const int64_t batch = p.shape.batch, width = gates_ * hidden_;
     if (p.dw_ih.data) take_input();
-    take_offsets(p.dw_hh.data || is_persistent());
-    if (is_persistent()) take_exchange();
     if (p.dx.data) w_ih_ = operand(p.w_ih, width, input_);
     w_hh_ = is_persistent() ? Operand{p.w_hh} : operand(p.w_hh, width, output_);
     w_hr_ = operand(p.w_hr, output_, hidden_);
@@ -24,13 +27,22 @@ class Backward : public Call {
     sums_ = take(sum_chunks(rows_) * width * compute_size_, p.db_ih.data || p.db_hh.data);
   }
 
-  Result run_call() {
-    if (is_persistent()) {
-      step_back_persistently();
-    } else {
-      w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
-      for (int64_t i = steps_.count() - 1; i >= 0; i--) take_step_back(steps_.at(i));
-    }
+  Result begin() { return {}; }
+
+  Result recur() {
+    w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
+    for (int64_t i = steps_.count() - 1; i >= 0; i--) take_step_back(steps_.at(i));
+    return result_;
+  }
+
+  static Result launch(const Common& common, const std::optional<Backward> (&runs)[kMostRuns]) {
+    PersistentBackward b{};
+    static_cast<PersistentCall&>(b) = common.persistent_call();
+    for (int i = 0; i < common.plan.runs; i++) b.runs[i] = runs[i]->persistent_run();
+    return persistent_backward(common.like.dtype, common.plan.multiplier)->launch(b, common.context.stream);
+  }
+
+  Result end() {
     input_gradient();
     weight_gradients();
     return result_;
@@ -44,15 +56,15 @@ class Backward : public Call {
     gemm("dgates w_hh", compute, n, output_, gates_ * hidden_, dgates, w_hh_.source, to);
   }
 
-  void step_back_persistently() {
-    PersistentBackward b{};
-    static_cast<PersistentCall&>(b) = persistent_call(p_.w_hh);
-    b.gates = reserve_.gates;
-    b.dy = q_.dy, b.dh_n = q_.dh_n, b.dh0 = q_.dh0;
-    if (has_c_) b.c = reserve_.c, b.dc_n = q_.dc_n, b.dc0 = q_.dc0;
-    b.dgates = dgates_;
-    const auto* unit = persistent_backward(p_.dtype, plan_.multiplier);
-    run(unit->launch, b);
+  PersistentBackward::Run persistent_run() const {
+    PersistentBackward::Run r{};
+    r.reverse = p_.shape.reverse;
+    r.w_hh = p_.w_hh;
+    r.gates = reserve_.gates;
+    r.dy = q_.dy, r.dh_n = q_.dh_n, r.dh0 = q_.dh0;
+    if (has_c_) r.c = reserve_.c, r.c0 = p_.c0, r.dc_n = q_.dc_n, r.dc0 = q_.dc0;
+    r.dgates = dgates_;
+    return r;
   }
 
   void take_step_back(int64_t t) {
@@ -103,9 +115,8 @@ class Backward : public Call {
     const ConstMatrix dgates = transposed(dgates_at(0));
     if (q_.dw_ih.data) gemm("dgates x", false, width, input_, rows_, dgates, readable_input(), q_.dw_ih);
     if (q_.dw_hh.data) {
-      if (!is_persistent()) upload_offsets_if_packed();
       run(kernels_.previous_states, PreviousStates{rows_, output_, steps_.count(), p_.shape.batch, p_.shape.reverse,
-                                                   offsets_, readonly(p_.y), p_.h0, h_before_});
+                                                   common_.offsets(), readonly(p_.y), p_.h0, h_before_});
       gemm("dgates h", false, width, output_, rows_, dgates, {h_before_, output_, 1}, q_.dw_hh);
     }
     if (q_.dw_hr.data)
@@ -127,12 +138,11 @@ class Backward : public Call {
 
 }  // namespace
 
-size_t backward_workspace_bytes(const BackwardParams& p, const Context& context) {
-  return is_known(p) && p.shape.rows ? Backward(p, context).workspace_bytes() : 0;
+size_t backward_workspace_bytes(const BackwardRuns& runs, const Context& context) {
+  size_t bytes = 0;
+  for_runs<Backward>(runs, context, &bytes);
+  return bytes;
 }
-Result backward(const BackwardParams& p, const Context& context) {
-  if (!is_known(p)) return {Status::kUnknownCell, 0, "backward"};
-  return p.shape.rows ? Backward(p, context).run_call() : Result{};
-}
+Result backward(const BackwardRuns& runs, const Context& context) { return for_runs<Backward>(runs, context); }
 
 }  // namespace lstmfast::cuda

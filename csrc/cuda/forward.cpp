@@ -7,14 +7,14 @@ namespace {
 
 class Forward : public Call {
  public:
-  Forward(const ForwardParams& p, const Context& context) : Call(p, context, false) {
+  using Params = ForwardParams;
+  static constexpr bool kBackward = false;
+  static constexpr const char* kName = "forward";
+  static bool wants_offsets(const Params&) { return false; }
+
+  Forward(const Params& p, const Common& common, Arena& arena) : Call(p, common, arena) {
     take_input();
-    if (is_persistent()) {
-      take_offsets(true);
-      take_exchange();
-    } else {
-      take_initial_state();
-    }
+    if (!is_persistent()) take_initial_state();
     w_ih_ = operand(p.w_ih, gates_ * hidden_, input_);
     w_hh_ = is_persistent() ? Operand{p.w_hh} : operand(p.w_hh, gates_ * hidden_, output_);
     w_hr_ = operand(p.w_hr, output_, hidden_);
@@ -27,29 +27,41 @@ class Forward : public Call {
     cell_out_ = static_cast<char*>(arena_.take(batch * hidden_ * size_, projects_));
   }
 
-  Result run_call() {
+  Result begin() {
     gemm("x w_ih", true, rows_, gates_ * hidden_, input_, readable_input(), transposed(readable(w_ih_)),
          {reserve_.gates, gates_ * hidden_, 1});
     biases_[0] = readable(b_ih_).data;
     biases_[1] = readable(b_hh_).data;
-    if (is_persistent()) return run_persistent();
+    return result_;
+  }
+
+  Result recur() {
     w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
     h0_ = readable_initial_state();
     for (int64_t i = 0; i < steps_.count(); i++) take_step(steps_.at(i));
     return result_;
   }
 
- private:
-  Result run_persistent() {
+  static Result launch(const Common& common, const std::optional<Forward> (&runs)[kMostRuns]) {
     PersistentForward f{};
-    static_cast<PersistentCall&>(f) = persistent_call(p_.w_hh);
-    f.b_ih = biases_[0], f.b_hh = biases_[1];
-    f.gates = reserve_.gates, f.keep = p_.reserve != nullptr;
-    f.h0 = p_.h0, f.y = p_.y, f.h_n = p_.h_n;
-    if (has_c_) f.c = reserve_.c, f.c_n = p_.c_n;
-    const auto* unit = persistent_forward(p_.dtype, plan_.multiplier);
-    run(unit->launch, f);
-    return result_;
+    static_cast<PersistentCall&>(f) = common.persistent_call();
+    f.keep = common.like.reserve != nullptr;
+    for (int i = 0; i < common.plan.runs; i++) f.runs[i] = runs[i]->persistent_run();
+    return persistent_forward(common.like.dtype, common.plan.multiplier)->launch(f, common.context.stream);
+  }
+
+  Result end() { return {}; }
+
+ private:
+  PersistentForward::Run persistent_run() const {
+    PersistentForward::Run r{};
+    r.reverse = p_.shape.reverse;
+    r.w_hh = p_.w_hh;
+    r.b_ih = biases_[0], r.b_hh = biases_[1];
+    r.gates = reserve_.gates;
+    r.h0 = p_.h0, r.y = p_.y, r.h_n = p_.h_n;
+    if (has_c_) r.c = reserve_.c, r.c0 = p_.c0, r.c_n = p_.c_n;
+    return r;
   }
 
   void take_step(int64_t t) {
@@ -106,12 +118,11 @@ class Forward : public Call {
 
 }  // namespace
 
-size_t forward_workspace_bytes(const ForwardParams& p, const Context& context) {
-  return is_known(p) && p.shape.rows ? Forward(p, context).workspace_bytes() : 0;
+size_t forward_workspace_bytes(const ForwardRuns& runs, const Context& context) {
+  size_t bytes = 0;
+  for_runs<Forward>(runs, context, &bytes);
+  return bytes;
 }
-Result forward(const ForwardParams& p, const Context& context) {
-  if (!is_known(p)) return {Status::kUnknownCell, 0, "forward"};
-  return p.shape.rows ? Forward(p, context).run_call() : Result{};
-}
+Result forward(const ForwardRuns& runs, const Context& context) { return for_runs<Forward>(runs, context); }
 
 }  // namespace lstmfast::cuda

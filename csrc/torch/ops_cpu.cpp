@@ -14,20 +14,24 @@ void check_status(Status s) {
   TORCH_INTERNAL_ASSERT(s == Status::kOk, "lstmfast: kernel status ", static_cast<int>(s));
 }
 
-void forward(ForwardParams& p, const at::Tensor&, std::optional<bool>) {
-  p.isa = cpu::isa();
-  // Weights that are trained change with every call: only inference keeps them packed.
-  cpu::PackedWeights packed(p, /*wanted=*/p.reserve == nullptr);
-  const cpu::Scratch memory(cpu::forward_workspace_bytes(p));
-  p.workspace = memory.data();
-  check_status(cpu::forward(p));
-  packed.keep();
+void forward(Directions<ForwardParams>& runs, const at::Tensor&, std::optional<bool>) {
+  for (ForwardParams& p : runs) {
+    p.isa = cpu::isa();
+    // Weights that are trained change with every call: only inference keeps them packed.
+    cpu::PackedWeights packed(p, /*wanted=*/p.reserve == nullptr);
+    const cpu::Scratch memory(cpu::forward_workspace_bytes(p));
+    p.workspace = memory.data();
+    check_status(cpu::forward(p));
+    packed.keep();
+  }
 }
-void backward(BackwardParams& p, const at::Tensor&, std::optional<bool>) {
-  p.isa = cpu::isa();
-  const cpu::Scratch memory(cpu::backward_workspace_bytes(p));
-  p.workspace = memory.data();
-  check_status(cpu::backward(p));
+void backward(Directions<BackwardParams>& runs, const at::Tensor&, std::optional<bool>) {
+  for (BackwardParams& p : runs) {
+    p.isa = cpu::isa();
+    const cpu::Scratch memory(cpu::backward_workspace_bytes(p));
+    p.workspace = memory.data();
+    check_status(cpu::backward(p));
+  }
 }
 at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const at::Tensor t = at::empty(sizes, options);

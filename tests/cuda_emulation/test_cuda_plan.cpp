@@ -29,7 +29,8 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
   // One block an SM, and blocks that wait for each other all at once.
   CHECK(p.regime != Regime::kOneSm || t.group_blocks == 1);
   CHECK(p.regime != Regime::kCluster || (gpu.major >= 9 && t.group_blocks <= 8 && t.group_blocks <= gpu.sm_count));
-  CHECK(p.regime != Regime::kWholeGpu || (gpu.cooperative && t.blocks() <= gpu.sm_count));
+  CHECK(p.runs == 1 || p.runs == r.runs);
+  CHECK(p.regime != Regime::kWholeGpu || (gpu.cooperative && p.runs * t.blocks() <= gpu.sm_count));
   // Everything is covered: the units, the depth and the sequences; and no group is without work.
   CHECK(static_cast<int64_t>(t.group_blocks) * t.unit_warps * t.warp_units >= r.hidden);
   CHECK(static_cast<int64_t>(t.group_blocks - 1) * t.unit_warps * t.warp_units < r.hidden);
@@ -60,6 +61,8 @@ void everything_that_is_planned_can_run() {
                 check_runs(r, gpu, p);
                 persistent += p.regime != Regime::kGeneral;
                 for (const int candidate : {0, 1, 2, 7, 30}) check_runs(r, gpu, make_plan(r, gpu, candidate));
+                r.runs = 2;
+                for (const int candidate : {-1, 0, 1, 2, 7, 30, 31}) check_runs(r, gpu, make_plan(r, gpu, candidate));
                 r.projection = 8;
                 CHECK(make_plan(r, gpu).regime == Regime::kGeneral);
               }
@@ -94,6 +97,30 @@ void choices() {
   CHECK(!gpu_named("no such GPU"));
 }
 
+// Both directions go on at once where they fit, which is never slower by the model: half of the SMs are enough for
+// each, or a group of each has all of them.
+void directions() {
+  const GpuInfo& gpu = *gpu_named("H200");
+  Request r{false, 4, DType::kBFloat16, false, 16, 256, 0};
+  for (const bool backward : {false, true})
+    for (const int64_t hidden : {64, 256, 512, 1024}) {
+      r.backward = backward, r.hidden = hidden, r.runs = 1;
+      const Plan one = make_plan(r, gpu);
+      r.runs = 2;
+      const Plan both = make_plan(r, gpu);
+      CHECK(both.runs == 2 && both.microseconds < 2 * one.microseconds);
+      CHECK(describe(both).find("both directions in one launch") != std::string::npos);
+      CHECK(describe(one).find("directions") == std::string::npos);
+    }
+  // W_hh of one direction fits, that of two does not.
+  GpuInfo small = gpu;
+  small.sm_count = 60;
+  r = {false, 4, DType::kBFloat16, false, 16, 768, 0};
+  r.runs = 2;
+  const Plan plan = make_plan(r, small);
+  CHECK(plan.regime == Regime::kWholeGpu && plan.runs == 1);
+}
+
 void words() {
   const GpuInfo& gpu = *gpu_named("H200");
   CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 64, 0}, gpu)).find("one SM") != std::string::npos);
@@ -104,7 +131,7 @@ void words() {
   Context context;
   context.gpu = gpu;
   context.persistent = false;
-  CHECK(describe(forward_plan({}, context)).find("asked for") != std::string::npos);
+  CHECK(describe(plan_for({}, 1, context, false)).find("asked for") != std::string::npos);
 }
 
 void reserve() {
@@ -142,6 +169,7 @@ int main(int argc, char** argv) {
   }
   everything_that_is_planned_can_run();
   choices();
+  directions();
   words();
   reserve();
   return finish();
