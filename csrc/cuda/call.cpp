@@ -87,9 +87,14 @@ Operand Call::bias(const ConstMatrix& column) {  // kernels read it side by side
   const int64_t n = gates_ * hidden_;
   return {column, n, 1, arena_.take(n * size_, column.data && column.row_stride != 1)};
 }
-void Call::take_input() {
-  const bool as_it_is = is_one_matrix(p_.x, p_.shape) && rows_are_readable(p_.x.row_stride, rows_, input_);
-  x_ = {matrix(p_.x), rows_, input_, arena_.take(rows_ * input_ * size_, !as_it_is)};
+RowsOperand Call::operand(const ConstRows& rows, int64_t columns) {
+  const bool as_it_is = is_one_matrix(rows, p_.shape) && rows_are_readable(rows.row_stride, rows_, columns);
+  return {rows, columns, arena_.take(rows_ * columns * size_, rows.data && !as_it_is)};
+}
+void Call::take_recurrent_weights() {
+  w_hr_ = operand(p_.w_hr, output_, hidden_);
+  if (!is_persistent() || projects_) w_hh_ = operand(p_.w_hh, gates_ * hidden_, output_);
+  recurrent_weights_ = static_cast<char*>(arena_.take(gates_ * hidden_ * hidden_ * size_, is_closed()));
 }
 void Call::take_initial_state() {
   const bool as_it_is = p_.h0.data && rows_are_readable(p_.h0.row_stride, p_.shape.batch, output_);
@@ -120,17 +125,23 @@ ConstMatrix Call::readable(const Operand& m) {
                                    {m.copy, 0, m.columns}});
   return {m.copy, m.columns, 1};
 }
-ConstMatrix Call::readable_input() {
-  if (!x_.copy) return x_.source;
+ConstMatrix Call::readable(const RowsOperand& m) {
+  if (!m.copy) return matrix(m.source);
   const int64_t batch = p_.shape.offsets ? rows_ : p_.shape.batch;
-  run(kernels_.copy_rows, CopyRows{rows_, input_, batch, p_.x, 1, {x_.copy, batch * input_, input_}});
-  return {x_.copy, input_, 1};
+  run(kernels_.copy_rows, CopyRows{rows_, m.columns, batch, m.source, 1, {m.copy, batch * m.columns, m.columns}});
+  return {m.copy, m.columns, 1};
 }
 ConstRows Call::readable_initial_state() {
   if (!h0_copy_) return p_.h0;
   const int64_t n = p_.shape.batch;
   run(kernels_.copy_rows, CopyRows{n, output_, n, p_.h0, 1, {h0_copy_, 0, output_}});
   return {h0_copy_, 0, output_};
+}
+
+void Call::multiply_recurrent_weights() {
+  w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
+  gemm("w_hh w_hr", false, gates_ * hidden_, hidden_, output_, w_hh_.source, w_hr_.source,
+       {recurrent_weights_, hidden_, 1});
 }
 
 }  // namespace lstmfast::cuda

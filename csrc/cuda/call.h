@@ -24,6 +24,13 @@ struct Operand {
   void* copy = nullptr;
 };
 
+// The same for the rows of all steps as one matrix.
+struct RowsOperand {
+  ConstRows source;
+  int64_t columns = 0;
+  void* copy = nullptr;
+};
+
 inline bool is_known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
 
 // What the runs of a launch share: the plan, and on the device a packed batch's offsets and the memory in which blocks
@@ -62,8 +69,11 @@ class Call {
   // ---- the layout of the workspace
   Operand operand(const ConstMatrix& m, int64_t rows, int64_t columns);
   Operand bias(const ConstMatrix& column);
-  void take_input();
+  RowsOperand operand(const ConstRows& rows, int64_t columns);
   void take_initial_state();
+
+  // W_hh as the recurrence needs it, and W_hr.
+  void take_recurrent_weights();
 
   // ---- work on the stream
   template <class Args>
@@ -73,9 +83,15 @@ class Call {
   void gemm(const char* where, bool compute_c, int64_t m, int64_t n, int64_t k, const ConstMatrix& a,
             const ConstMatrix& b, const Matrix& c, bool accumulate = false);
   ConstMatrix readable(const Operand& m);
-  ConstMatrix readable_input();        // [R, I]
-  ConstRows readable_initial_state();  // [N, O], never null
+  ConstMatrix readable(const RowsOperand& m);  // [R, columns]
+  ConstRows readable_initial_state();          // [N, O], never null
+  void multiply_recurrent_weights();
+
   bool is_persistent() const { return common_.is_persistent(); }
+  // A projection is linear: W_hh h = (W_hh W_hr) m, where m is the cell's output. So the persistent kernels run the
+  // recurrence of m as they run that of any h, with one exchange per step; h, and what is known of its gradient, are
+  // products over all rows.
+  bool is_closed() const { return projects_ && is_persistent(); }
 
   // ---- places
   template <class T>
@@ -95,6 +111,9 @@ class Call {
   static Matrix matrix(const Rows& rows) { return {rows.data, rows.row_stride, 1}; }
   static ConstMatrix matrix(const ConstRows& rows) { return {rows.data, rows.row_stride, 1}; }
   static ConstRows readonly(const Rows& rows) { return {rows.data, rows.step_stride, rows.row_stride}; }
+  ConstMatrix recurrent_weights() const {  // of the persistent kernels
+    return is_closed() ? ConstMatrix{recurrent_weights_, hidden_, 1} : p_.w_hh;
+  }
   static ConstMatrix transposed(const ConstMatrix& m) { return {m.data, m.col_stride, m.row_stride}; }
 
   const ForwardParams& p_;
@@ -106,7 +125,8 @@ class Call {
   const bool has_c_, projects_;
   Arena& arena_;
   Reserve reserve_;
-  Operand x_;
+  char* recurrent_weights_ = nullptr;  // T [G*H, H]: W_hh W_hr, where the recurrence is closed
+  Operand w_hh_, w_hr_;
   void* h0_copy_ = nullptr;
   Result result_;
 };

@@ -24,7 +24,7 @@ constexpr int64_t kFlagStride = 32;  // a counter has a cache line of its own
 struct PersistentForward : PersistentCall {
   struct Run {
     bool reverse;
-    ConstMatrix w_hh;         // T [G*H, H], any strides
+    ConstMatrix w_hh;         // T [G*H, H], any strides; with a projection, W_hh W_hr, and h is the cell's output
     const void *b_ih, *b_hh;  // T [G*H], or null
     void* gates;              // C [R, G*H]: pre-activations without bias in; what the cell saves out, if `keep`
     void* c;                  // C [R, H], null in inference or for a cell without private state

@@ -58,18 +58,34 @@ double step_cycles(const Request& r, const Tiling& t, int runs, Regime regime, M
   return cycles * static_cast<double>(waves(t, runs, regime, gpu));
 }
 
-// A step of the general path: two launches, and whichever is slower, arithmetic or reading W_hh.
-double general_cycles(const Request& r, const GpuInfo& gpu) {
-  const double products = static_cast<double>(r.batch) * r.gates * r.hidden * r.hidden;
+// Of so many multiplications and additions in a large product.
+double product_cycles(const Request& r, double multiplications, const GpuInfo& gpu) {
   const double per_sm = size_of(r.dtype) == 2 ? 1200 : r.tf32 ? 600 : 100;
-  const double weights = static_cast<double>(r.gates) * r.hidden * r.hidden * size_of(r.dtype);
-  constexpr double kLaunches = 5 * kCyclesPerMicrosecond, kBytesPerCycle = 2000;
-  return kLaunches + std::max(products / (per_sm * gpu.sm_count), weights / kBytesPerCycle);
+  return multiplications / (per_sm * gpu.sm_count);
+}
+
+// A step of the general path: two launches, with a projection three, and whichever is slower, arithmetic or reading the
+// weights.
+double general_cycles(const Request& r, const GpuInfo& gpu) {
+  const double output = static_cast<double>(r.projection ? r.projection : r.hidden);
+  const double weights = output * static_cast<double>(r.hidden) * (r.gates + (r.projection ? 1 : 0));
+  const double launches = (r.projection ? 7.5 : 5) * kCyclesPerMicrosecond;
+  constexpr double kBytesPerCycle = 2000;
+  return launches + std::max(product_cycles(r, static_cast<double>(r.batch) * weights, gpu),
+                             weights * size_of(r.dtype) / kBytesPerCycle);
+}
+
+// What a persistent kernel needs before its first step: to be launched, to load the weights, and with a projection
+// their product with W_hr.
+double start_microseconds(const Request& r, const GpuInfo& gpu) {
+  constexpr double kStart = 6;
+  const double hidden = static_cast<double>(r.hidden);
+  const double product = product_cycles(r, r.gates * hidden * hidden * static_cast<double>(r.projection), gpu);
+  return kStart + product / kCyclesPerMicrosecond;
 }
 
 const char* unsuited(const Request& r, const GpuInfo& gpu) {
   if (r.dtype == DType::kFloat64) return "float64 has no persistent kernel";
-  if (r.projection) return "a projection has no persistent kernel";
   constexpr int64_t kMost = 1 << 23;  // the kernels count sequences, units and arrivals in 32 bits
   if (r.batch >= kMost || r.hidden >= kMost || r.steps >= kMost) return "the sizes are too large";
   if (gpu.major < 8) return "the GPU is older than compute capability 8.0";
@@ -172,13 +188,13 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
     return best;
   }
   best.reason = "no persistent kernel is expected to be faster";
-  constexpr double kStart = 6;  // to launch and to load the weights
+  const double start = start_microseconds(r, gpu);
   double least = best.microseconds * static_cast<double>(r.steps) * r.runs;
-  if (candidate < 0 && least <= kStart) return best;
+  if (candidate < 0 && least <= start) return best;
   int plans = 0;
   for_each_persistent_plan(r, gpu, [&](const Plan& p) {
     plans++;
-    const double expected = (kStart + p.microseconds * static_cast<double>(r.steps)) * (r.runs / p.runs);
+    const double expected = (start + p.microseconds * static_cast<double>(r.steps)) * (r.runs / p.runs);
     if (candidate < 0 && expected < least) best = p, least = expected;
   });
   if (candidate < 0 || plans == 0) return best;

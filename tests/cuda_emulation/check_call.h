@@ -193,9 +193,10 @@ class RunCheck {
     }
   }
   // TF32 rounds where the reference does. Where a value lies between two roundings the two may differ by one, with all
-  // that follows in this sequence; but most elements must agree much better than that.
+  // that follows in this sequence; but most elements must agree much better than that. With a projection, persistent
+  // kernels round other numbers: W_hh W_hr, and not h.
   void compare_most(const char* name, const Tensor& t, const Values& want) {
-    if (!run_.tf32 || p_.dtype != DType::kFloat32 || p_.batch < 7 || exact_) return;
+    if (!run_.tf32 || p_.dtype != DType::kFloat32 || p_.batch < 7 || exact_ || p_.projection) return;
     const Values got = t.values();
     size_t apart = 0;
     for (size_t i = 0; i < got.size(); i++)

@@ -27,7 +27,7 @@ struct RandomCall {
     p.steps = pick({1, 2, 3, 5});
     p.batch = draw.large ? pick({1, 8, 17, 33}) : pick({1, 2, 7, 8, 9, 17});
     p.input = pick({1, 3, 8, 17});
-    p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 33});
+    p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 20, 33, 33});
     if (draw.projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
     if (p.projection >= p.hidden) p.projection = 0;
     p.reverse = chance(2);

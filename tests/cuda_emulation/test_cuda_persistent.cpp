@@ -14,6 +14,7 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
     cuda::Request r;
     r.backward = backward, r.gates = problem.gates(), r.dtype = problem.dtype, r.tf32 = run.tf32;
     r.batch = problem.batch, r.hidden = problem.hidden, r.steps = problem.steps;
+    r.projection = problem.projection;
     r.runs = static_cast<int>(call.runs.size());
     const cuda::Plan plan = cuda::make_plan(r, run.context.gpu, run.context.candidate);
     const cuda::Tiling& t = plan.tiling;
@@ -25,16 +26,16 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
     if (t.tiles > 1) s += ", tiles";
     if (t.groups > 1) s += ", groups";
     seen[s]++;
-    if (plan.runs > 1) {
-      const char* const direction = backward ? "backward" : "forward";
-      seen[std::string("both directions at once, ") + direction + kRegimes[static_cast<int>(plan.regime)]]++;
-    }
+    const std::string where =
+        (backward ? "backward" : "forward") + std::string(kRegimes[static_cast<int>(plan.regime)]);
+    if (plan.runs > 1) seen["both directions at once, " + where]++;
+    if (problem.projection) seen["projection, " + where]++;
   }
 }
 // The same call has the same bits in every schedule.
 void check_determinism(std::mt19937_64& random) {
   for (int i = 0; i < 20; i++) {
-    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16}, false, i % 4 == 3, kCells, true});
+    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16}, true, i % 4 == 3, kCells, true});
     const bool tf32 = random() % 2;
     Run run;
     draw_run(random, run, tf32);
@@ -75,7 +76,7 @@ int main(int argc, char** argv) {
   std::map<std::string, int> seen;
   double worst = 0;
   for (int i = 0; i < count; i++) {
-    RandomCall call(random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, false, i % 6 == 5, kCells, true});
+    RandomCall call(random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, true, i % 6 == 5, kCells, true});
     Run run;
     const bool tf32 = random() % 2;
     draw_run(random, run, tf32);
@@ -86,9 +87,10 @@ int main(int argc, char** argv) {
   for (const auto& [plan, n] : seen) std::printf("%5d  %s\n", n, plan.c_str());
   std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
   // Nothing that is to be covered here goes without.
-  for (const char* direction : {"forward", "backward"})
-    for (const char* regime : {"one SM", "cluster", "whole GPU"})
-      CHECK(count < 300 || only >= 0 || seen[std::string("both directions at once, ") + direction + ", " + regime] > 1);
+  for (const char* what : {"both directions at once", "projection"})
+    for (const char* direction : {"forward", "backward"})
+      for (const char* regime : {"one SM", "cluster", "whole GPU"})
+        CHECK(count < 300 || only >= 0 || seen[std::string(what) + ", " + direction + ", " + regime] > 0);
   Run run;
   const bool tf32 = false;
   draw_run(random, run, tf32);

@@ -18,7 +18,7 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
     return;
   }
   const Tiling& t = p.tiling;
-  CHECK(r.dtype != DType::kFloat64 && r.projection == 0);
+  CHECK(r.dtype != DType::kFloat64);
   CHECK((p.multiplier == Multiplier::kFma) == (r.dtype == DType::kFloat32 && !r.tf32));
   // Registers: the kernel's weights are an instantiation, and its launch bounds hold.
   CHECK(t.weight_registers() == kWeightRegisters[0] || t.weight_registers() == kWeightRegisters[1]);
@@ -63,8 +63,8 @@ void everything_that_is_planned_can_run() {
                 for (const int candidate : {0, 1, 2, 7, 30}) check_runs(r, gpu, make_plan(r, gpu, candidate));
                 r.runs = 2;
                 for (const int candidate : {-1, 0, 1, 2, 7, 30, 31}) check_runs(r, gpu, make_plan(r, gpu, candidate));
-                r.projection = 8;
-                CHECK(make_plan(r, gpu).regime == Regime::kGeneral);
+                r.projection = hidden / 2;
+                check_runs(r, gpu, make_plan(r, gpu));
               }
   CHECK(persistent > 1000);
 }
@@ -89,6 +89,13 @@ void choices() {
   CHECK(regime("H200", DType::kFloat32, 16, 64) == Regime::kOneSm);
   CHECK(regime("H200", DType::kFloat32, 16, 512) == Regime::kWholeGpu);
   CHECK(regime("H200", DType::kFloat64, 16, 64) == Regime::kGeneral);
+  // W_hh W_hr is as large as W_hh of a layer without projection, and takes time to compute.
+  Request projected{false, 4, DType::kBFloat16, false, 16, 1024, 512};
+  CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kWholeGpu);
+  projected.steps = 1;
+  CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kGeneral);
+  projected.steps = 100, projected.hidden = 2048;
+  CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kGeneral);
   // A few steps are not worth loading the weights of many SMs.
   CHECK(make_plan({false, 4, DType::kBFloat16, false, 16, 512, 0, 1}, *gpu_named("A100")).regime == Regime::kGeneral);
   GpuInfo no_cooperation = *gpu_named("H200");
