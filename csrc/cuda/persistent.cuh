@@ -1,8 +1,11 @@
 // The persistent kernels: one launch runs the recurrence of a whole sequence. Every block holds its part of W_hh in
 // registers and goes through the steps; per step and block, one product, the cell, one exchange (exchange.cuh).
 //
-// A launch goes through one run or two (both directions of a layer), which share nothing: the blocks of the second come
-// after those of the first.
+// A launch goes through several runs, the blocks of one after those of the other: both directions of a layer, which
+// share nothing, or the layers of a stack. There layer l is at step t while the next one is at step t - 1: its blocks
+// hold W_ih too, and its operand has two parts, what the layer beside handed on (h after dropout going forward, gate
+// gradients going backward) and the group's own. Either part has slices of its own, so that backward can apply dropout
+// to the sums of the first.
 //
 // Geometry: a group of blocks has all of W_hh and owns `tiles` x 8 sequences; block r of a group owns unit_warps x
 // warp_units hidden units. `slices` warps share units and split the depth of the product; their sums meet in shared
@@ -78,13 +81,11 @@ struct SharedMemory {
     for (int i = 0; i < S::kRowTiles * 4; i++) slot(at, j, at.slice)[i * 32] = x.at[i / 4][i % 4];
   }
   // The slices' sums, added up in their order.
-  LF_DEVICE Sums<S> total(const Place& at, int j) const {
-    Sums<S> x{};
+  LF_DEVICE void add_slices(Sums<S>& x, const Place& at, int j, int first, int last) const {
 #pragma unroll 1
-    for (int slice = 0; slice < at.t.slices; slice++)
+    for (int slice = first; slice < last; slice++)
 #pragma unroll
       for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] += slot(at, j, slice)[i * 32];
-    return x;
   }
   LF_DEVICE float* slot(const Place& at, int j, int slice) const {
     return sums + ((j * at.t.unit_warps + at.unit_warp) * at.t.slices + slice) * S::kRowTiles * 4 * 32 + at.lane;
@@ -126,7 +127,19 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
 #pragma unroll 1
   for (int j = at.slice; j < at.t.tiles; j += at.t.slices) {
     if (j != at.slice) loaded = load(j);
-    finish(j, loaded, alone ? multiply(j) : shared.total(at, j));
+    if constexpr (Exchange::kStacked) {
+      Sums<S> sums{};
+      shared.add_slices(sums, at, j, 0, at.t.own_slice);
+      loaded.pass(sums);
+      shared.add_slices(sums, at, j, at.t.own_slice, at.t.slices);
+      finish(j, loaded, sums);
+    } else if (alone) {
+      finish(j, loaded, multiply(j));
+    } else {
+      Sums<S> sums{};
+      shared.add_slices(sums, at, j, 0, at.t.slices);
+      finish(j, loaded, sums);
+    }
   }
 }
 
@@ -162,6 +175,15 @@ struct PersistentKernel {
     dev::sync_block();  // the weights have left shared memory
     return weights;
   }
+  // The matrix that element `col` of the operand multiplies, and where in it.
+  static LF_DEVICE const ConstMatrix& weights_of(const typename Params::Run& r, const Tiling& t, int& col) {
+    if constexpr (ExchangePolicy<T>::kStacked) {
+      const int own = t.own_slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T)));
+      if (col < own) return r.w_beside;
+      col -= own;
+    }
+    return r.w_hh;
+  }
 };
 
 template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
@@ -175,7 +197,9 @@ struct PersistentForwardKernel
 
   struct Pre {
     float at[kGroups][2][kGates];
+    LF_DEVICE void pass(Sums<S>&) const {}  // dropout was applied before the product
   };
+  static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
 
   float bias[kGroups][kGates];
 
@@ -184,18 +208,19 @@ struct PersistentForwardKernel
   LF_DEVICE void run() {
     const Weights<S> weights = Base::template take_weights<false>([&](int half, int first, int col) {
       const int u = first + half / kGates * 8;
-      return u < p.hidden && col < p.hidden ? weight_at<T>(r.w_hh, half % kGates * p.hidden + u, col) : T{};
+      const ConstMatrix& w = Base::weights_of(r, at.t, col);
+      return u < p.hidden && col < p.hidden && w.data ? weight_at<T>(w, half % kGates * p.hidden + u, col) : T{};
     });
     start();
-    DeviceStep step = device_step(p, r.reverse ? p.steps - 1 : 0);
 #pragma unroll 1
     for (int s = 0; s < p.steps; s++) {
-      const DeviceStep next = device_step(p, r.reverse ? step.t - 1 : step.t + 1);
+      // Looked up anew, not carried over: registers are short.
+      const DeviceStep step = device_step(p, r.reverse ? p.steps - 1 - s : s);
+      const int go_on = device_step(p, r.reverse ? step.t - 1 : step.t + 1).active;
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, j); },
-          [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, next, j, pre, sums); });
+          [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, go_on, j, pre, sums); });
       exchange.release(s + 1);
-      step = next;
     }
   }
 
@@ -241,6 +266,8 @@ struct PersistentForwardKernel
     for (int e = 0; e < 2; e++) {
       const int n = at.first + at.local(j, e);
       if (j >= at.t.tiles || n >= step.active) continue;
+      if constexpr (kStacked)
+        if (r.w_beside.data) continue;  // they come out of the product
       const float* from = gates(step, n);
 #pragma unroll
       for (int group = 0; group < kGroups; group++)
@@ -251,8 +278,8 @@ struct PersistentForwardKernel
     return pre;
   }
 
-  LF_DEVICE void finish(int s, const DeviceStep& step, const DeviceStep& next, int j, const Pre& pre,
-                        const Sums<S>& sums) const {
+  // The first `go_on` sequences have a step after this one.
+  LF_DEVICE void finish(int s, const DeviceStep& step, int go_on, int j, const Pre& pre, const Sums<S>& sums) const {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int local = at.local(j, e), n = at.first + local;
@@ -275,7 +302,12 @@ struct PersistentForwardKernel
         const T h = converted<T>(out[0]);
         exchange.put(s + 1, local, u, Multiplier::rounded(h));
         row_at<T>(r.y, p, step, n)[u] = h;
-        const bool ends = n >= next.active;
+        if constexpr (kStacked) {
+          const bool kept = !r.kept || r.kept[(step.row + n) * p.hidden + u];
+          const T up = r.kept ? converted<T>(kept ? converted<float>(h) * p.scale : 0.f) : h;
+          exchange.hand_on(s, local, u, Multiplier::rounded(up));
+        }
+        const bool ends = n >= go_on;
         if (ends && r.h_n.data) row<T>(r.h_n, n)[u] = h;
         if (p.keep) {
           float* to = gates(step, n);
@@ -300,18 +332,28 @@ struct PersistentBackwardKernel
   using typename Base::T;
   static constexpr int kGates = Cell::kGates;
 
+  static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
+
   // What the cell needs of one step, for the thread's units and sequences.
   struct Saved {
     float gates[kGroups][2][Cell::kSaved], c[kGroups][2], c_before[kGroups][2], dy[kGroups][2];
+    unsigned kept;  // in a stack: what goes on of the gradient from the layer above, a bit each
+    float scale;
+    // Selected, not multiplied: where there is no gradient from above, there may be anything.
+    LF_DEVICE void pass(Sums<S>& x) const {
+#pragma unroll
+      for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] = kept >> i & 1 ? x.at[i / 4][i % 4] * scale : 0.f;
+    }
   };
 
   using Base::Base;
 
   LF_DEVICE void run() {
     const Weights<S> weights = Base::template take_weights<true>([&](int half, int first, int col) {
+      const ConstMatrix& w = Base::weights_of(r, at.t, col);
       const int u = first + half * 8, gate = col / p.gate_width, from = col % p.gate_width;
-      const bool inside = u < p.hidden && gate < kGates && from < p.hidden;
-      return inside ? weight_at<T>(r.w_hh, gate * p.hidden + from, u) : T{};
+      const bool inside = u < p.hidden && gate < kGates && from < p.hidden && w.data;
+      return inside ? weight_at<T>(w, gate * p.hidden + from, u) : T{};
     });
     shared.clear_operand();
     dev::sync_block();
@@ -333,6 +375,7 @@ struct PersistentBackwardKernel
 
   LF_DEVICE Saved load(const DeviceStep& step, const DeviceStep& before, int j) const {
     Saved saved{};
+    if constexpr (kStacked) saved.scale = r.kept ? p.scale : 1.f;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int n = at.first + at.local(j, e);
@@ -342,6 +385,9 @@ struct PersistentBackwardKernel
 #pragma unroll
       for (int group = 0; group < kGroups; group++) {
         if (unit(group) >= p.hidden) continue;
+        if constexpr (kStacked)
+          if (r.w_beside.data && (!r.kept || r.kept[at_row * p.hidden + unit(group)]))
+            saved.kept |= 1u << (group * 2 + e);
 #pragma unroll
         for (int i = 0; i < Cell::kSaved; i++) saved.gates[group][e][i] = gates[i * p.hidden + group * 8];
         if (r.dy.data) saved.dy[group][e] = converted<float>(row_at<T>(r.dy, p, step, n)[unit(group)]);
@@ -378,7 +424,11 @@ struct PersistentBackwardKernel
           }
           continue;
         }
-        if (!goes_on) dh = r.dh_n.data ? converted<float>(row<T>(r.dh_n, n)[u]) : 0.f;
+        if (!goes_on) {
+          // In a stack the sums are then those of the layer above alone: of its own the sequence has put nothing yet.
+          const float dh_n = r.dh_n.data ? converted<float>(row<T>(r.dh_n, n)[u]) : 0.f;
+          dh = kStacked ? dh + dh_n : dh_n;
+        }
         float keep[Cell::kSaved], in[Cell::kStates], out[Cell::kStates], dout[Cell::kStates], dpre[kGates],
             din[Cell::kStates];
 #pragma unroll
@@ -399,6 +449,7 @@ struct PersistentBackwardKernel
           const T d = converted<T>(dpre[gate]);
           dgates[gate * p.hidden] = d;
           exchange.put(s + 1, local, gate * p.gate_width + u, Multiplier::rounded(d));
+          if constexpr (kStacked) exchange.hand_on(s, local, gate * p.gate_width + u, Multiplier::rounded(d));
         }
       }
     }
