@@ -60,21 +60,26 @@ LF_DEVICE auto* row_at(const RowsOf<P>& rows, const PersistentCall& p, const Dev
          (p.offsets ? (step.row + n) * rows.row_stride : step.t * rows.step_stride + n * rows.row_stride);
 }
 
-// A block's shared memory: the operand's tiles, the sums of slices, the cell's private state. Before the first step
-// weights pass through it.
+// A block's shared memory: the operand's tiles, the sums of slices, the cell's private state, and in forward the
+// biases. Before the first step weights pass through it.
 template <class S, int values>
 struct SharedMemory {
   unsigned char* operand;
-  float *sums, *state;
+  float *sums, *state, *biases;
 
   LF_DEVICE SharedMemory(const Tiling& t, int operand_rows) {
     operand = dev::shared_memory();
     sums = reinterpret_cast<float*>(operand + operand_rows * t.pitch);
     state = sums + (t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32 : 0);
+    biases = state + t.tiles * t.unit_warps * values * 32;
   }
   // Value i of the state that this thread keeps for tile j: a place that no other thread touches.
   LF_DEVICE float& own(const Place& at, int j, int i) const {
     return state[((j * at.t.unit_warps + at.unit_warp) * values + i) * 32 + at.lane];
+  }
+  // Of the thread's row in a half of the warp's tile: registers are short.
+  LF_DEVICE float& bias(const Place& at, int half) const {
+    return biases[(at.unit_warp * S::kHalves + half) * 8 + at.g];
   }
   LF_DEVICE void store(const Place& at, int j, const Sums<S>& x) const {
 #pragma unroll
@@ -201,8 +206,6 @@ struct PersistentForwardKernel
   };
   static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
 
-  float bias[kGroups][kGates];
-
   using Base::Base;
 
   LF_DEVICE void run() {
@@ -225,16 +228,15 @@ struct PersistentForwardKernel
   }
 
   // Biases, the initial state, and h0 as the operand of the first step.
-  LF_DEVICE void start() {
+  LF_DEVICE void start() const {
+    if (at.slice == 0 && at.q == 0)
 #pragma unroll
-    for (int group = 0; group < kGroups; group++)
-#pragma unroll
-      for (int gate = 0; gate < kGates; gate++) {
-        const int row = gate * p.hidden + unit(group);
-        bias[group][gate] = 0;
-        if (unit(group) >= p.hidden) continue;
-        if (r.b_ih) bias[group][gate] += converted<float>(static_cast<const T*>(r.b_ih)[row]);
-        if (r.b_hh) bias[group][gate] += converted<float>(static_cast<const T*>(r.b_hh)[row]);
+      for (int half = 0; half < S::kHalves; half++) {
+        const int u = unit(half / kGates), row = half % kGates * p.hidden + u;
+        float bias = 0;
+        if (r.b_ih && u < p.hidden) bias += converted<float>(static_cast<const T*>(r.b_ih)[row]);
+        if (r.b_hh && u < p.hidden) bias += converted<float>(static_cast<const T*>(r.b_hh)[row]);
+        shared.bias(at, half) = bias;
       }
     if constexpr (Cell::kStates > 1)
       for (int j = at.slice; j < at.t.tiles; j += at.t.slices)
@@ -295,7 +297,8 @@ struct PersistentForwardKernel
         float x[kGates], in[Cell::kStates], out[Cell::kStates], keep[Cell::kSaved];
 #pragma unroll
         for (int gate = 0; gate < kGates; gate++)
-          x[gate] = sums.of(group * kGates + gate, e) + (pre.at[group][e][gate] + bias[group][gate]);
+          x[gate] =
+              sums.of(group * kGates + gate, e) + (pre.at[group][e][gate] + shared.bias(at, group * kGates + gate));
         in[0] = 0;  // h enters through the product alone
         if constexpr (Cell::kStates > 1) in[1] = shared.own(at, j, group * 2 + e);
         Cell::template forward<MathFor<T>>(x, in, out, keep);

@@ -155,13 +155,15 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
         if ((regime == Regime::kStack) != r.stacked) continue;
         if (!is_possible(regime, blocks, runs, gpu)) continue;
         const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
-        // The operand of two steps, or two tiles of it; and for each tile the slices' sums and the cell's state.
+        // The operand of two steps, or two tiles of it; for each tile the slices' sums and the cell's state; the
+        // biases.
         const auto shared_bytes = [&](int64_t tiles) {
           const bool through_l2 = regime == Regime::kWholeGpu || regime == Regime::kStack;
           const int64_t operand_tiles = through_l2 ? std::min<int64_t>(2, tiles) : 2 * tiles;
           const int64_t sums = slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0;
           const int64_t state = unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
-          return std::max(operand_tiles * 8 * t.pitch + tiles * (sums + state), staging);
+          const int64_t biases = r.backward ? 0 : unit_warps * t.row_tiles * 16 * 4;
+          return std::max(operand_tiles * 8 * t.pitch + tiles * (sums + state) + biases, staging);
         };
         int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks * runs, regime, gpu)));
         // Where groups need not run at once, what does not fit comes in another wave.
