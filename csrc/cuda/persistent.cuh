@@ -109,7 +109,8 @@ LF_DEVICE T weight_at(const ConstMatrix& w, int r, int c) {
 }
 
 // One step's product. `load(j)` starts to read what tile j's cell needs: before the product and, for the first tile,
-// before the exchange. `finish(j, loaded, sums)` is the cell.
+// before the exchange. `finish(j, loaded, sums)` is the cell. In a stack, loaded.pass(sums) applies dropout to what the
+// layer beside has handed on.
 template <class Multiplier, class S, class Shared, class Exchange, class Load, class Finish>
 LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, const Shared& shared,
                                 const Exchange& exchange, int s, const Load& load, const Finish& finish) {

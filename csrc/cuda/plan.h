@@ -26,7 +26,7 @@ enum class Regime {
   kOneSm,     // persistent: a block holds all of W_hh and owns some sequences; blocks do not meet
   kCluster,   // persistent: the blocks of a cluster share W_hh and write into each other's shared memory (from 9.0 on)
   kWholeGpu,  // persistent: the blocks of a group share W_hh, exchange through L2 and meet at a flag every step
-  kStack,  // the same for all layers at once, in a wavefront: their groups hold W_ih too and hand on what they compute
+  kStack,     // the same for all layers at once, as a wavefront: groups hold W_ih too, and hand on what they compute
 };
 
 // How the persistent kernels multiply.
