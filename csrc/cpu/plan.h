@@ -50,9 +50,10 @@ inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, int t
   const int64_t panels = ceil_div(s.hidden * gates, target.panel_cols), tiles = ceil_div(batch, target.tile_rows);
   const int64_t weights = gates * s.hidden * (s.input + s.output()) + s.projection * s.hidden;
   const int64_t weight_bytes = weights * compute_size;
-  // Splitting the batch saves a barrier per step, and costs every thread a walk over all weights.
+  // Splitting the batch saves a barrier per step, and costs every thread a walk over all weights. A thread alone has
+  // nobody to wait for, and may project rows of several steps in one tile.
   const bool weights_fit = weight_bytes <= target.l2_bytes / 2;
-  plan.split = tiles >= threads && (weights_fit || panels < threads) ? Split::kBatch : Split::kHidden;
+  plan.split = threads > 1 && tiles >= threads && (weights_fit || panels < threads) ? Split::kBatch : Split::kHidden;
 
   // Projecting apart reads W_ih once per block instead of once per step: that pays where W_ih comes from beyond L2, and
   // where a step alone would not fill a tile.
