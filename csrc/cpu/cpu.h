@@ -26,6 +26,9 @@ Status backward(const BackwardParams& p);
 
 Plan plan(const ForwardParams& p);
 
+// Whether this level multiplies bfloat16 in tile registers, and float32 too where its precision may be reduced.
+bool has_tiles(int level);
+
 // ISA levels, worst to best: "baseline" always exists. The level in use is the best that the processor has, lowered by
 // the environment variable LSTMFAST_CPU_ISA (read once) or by set_isa().
 int isa_count();

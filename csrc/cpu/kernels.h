@@ -27,4 +27,13 @@ struct KernelTable {
   uint64_t (*fingerprint)(const Bytes* matrices, int count, int threads);
 };
 
+// What a unit with tile registers multiplies there, and exports beside (or instead of) a KernelTable.
+enum class Tiled : int { kBFloat16, kFloat32High, kFloat32Medium };
+constexpr int kTiled = 3;
+
+struct TileKernelTable {
+  int tile_rows;
+  const Kernel (*kernels)[kTiled];  // [cells]
+};
+
 }  // namespace lstmfast::cpu

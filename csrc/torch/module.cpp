@@ -16,6 +16,7 @@
 #include "../cuda/kernels.h"
 #if defined(LSTMFAST_HAS_CUDA)
 #include "cuda_device.h"
+#include "precision.h"
 #endif
 
 namespace py = pybind11;
@@ -209,5 +210,14 @@ PYBIND11_MODULE(_C, m) {
         py::arg("gpu"));
   m.def("gpu_info", &gpu_info, py::arg("gpu"));
   m.def("gpu_names", &cuda::gpu_names);
+  m.def("has_tiles", [] {
+    for (int i = 0; i < cpu::isa_count(); i++)
+      if (cpu::isa_supported(i) && cpu::has_tiles(i)) return true;
+    return false;
+  });
+  m.def("float32_precision", [] {
+    constexpr const char* kNames[] = {"highest", "high", "medium"};
+    return std::string(kNames[static_cast<int>(float32_precision_of_torch())]);
+  });
   m.def("allow_tf32", [] { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); });
 }

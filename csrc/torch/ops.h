@@ -15,9 +15,9 @@ template <const Device& device>
 ForwardResult forward_op(std::string_view cell, const at::Tensor& input, const OptionalTensor& batch_sizes,
                          at::TensorList hx, at::TensorList weights, const OptionalTensor& dropout_mask, bool has_biases,
                          int64_t num_layers, bool bidirectional, double dropout, bool save_for_backward,
-                         std::optional<bool> allow_tf32) {
-  const Arguments a{cell,       input,      batch_sizes,   hx,      weights,   dropout_mask,
-                    has_biases, num_layers, bidirectional, dropout, allow_tf32};
+                         std::optional<std::string_view> float32_precision) {
+  const Arguments a{cell,       input,      batch_sizes,   hx,      weights,          dropout_mask,
+                    has_biases, num_layers, bidirectional, dropout, float32_precision};
   Outputs o = forward_layers(device, a, save_for_backward);
   return {o.output, o.h_n, o.c_n, o.hidden, o.reserve};
 }
@@ -29,9 +29,9 @@ BackwardResult backward_op(const OptionalTensor& grad_output, const OptionalTens
                            const OptionalTensor& dropout_mask, bool has_biases, int64_t num_layers, bool bidirectional,
                            double dropout, const at::Tensor& output, const at::Tensor& hidden,
                            const at::Tensor& reserve, const c10::List<bool>& output_mask,
-                           std::optional<bool> allow_tf32) {
-  const Arguments a{cell,       input,      batch_sizes,   hx,      weights,   dropout_mask,
-                    has_biases, num_layers, bidirectional, dropout, allow_tf32};
+                           std::optional<std::string_view> float32_precision) {
+  const Arguments a{cell,       input,      batch_sizes,   hx,      weights,          dropout_mask,
+                    has_biases, num_layers, bidirectional, dropout, float32_precision};
   const std::vector<bool> wanted(output_mask.begin(), output_mask.end());
   InputGradients g = backward_layers(device, a, {output, hidden, reserve}, {grad_output, grad_h_n, grad_c_n}, wanted);
   return {g.input, g.hx, g.weights};
