@@ -3,6 +3,7 @@
 //   pack the weights -> for each block of steps: project its input -> step, step, step -> next block
 //
 // A step multiplies h of the step before by W_hh on top of the projected input and runs the cell on the accumulators.
+// Where W_ih stays in L2 as well (Plan::fuse_input), a step projects its own input, and nothing lies between the two.
 // The current state lives in small buffers of its own (h twice: read one, write the other), so that a sequence that
 // starts late or ends early needs no special case: its rows just wait. With a projection a second product follows.
 #pragma once
@@ -51,7 +52,7 @@ class Forward {
     x_stride_ = product.row_stride(input_);
     x_block_ = arena.take<E>(block_rows * x_stride_, Product::kRounds || !storage.is_compute);
     y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute);
-    C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_);
+    C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_ && !plan.fuse_input);
     cell_out_ = arena.take<C>(batch * hidden_, projects && !keep_ && !Product::kRounds);
     if constexpr (Product::kRounds) {
       m_stride_ = product.row_stride(hidden_);
@@ -82,7 +83,7 @@ class Forward {
           import_x(team, block);
           if (!by_batch()) team.meet();
         }
-        project(team, block, panels);
+        if (!plan_.fuse_input) project(team, block, panels);
         for_each_step(block, steps_.reverse(), [&](int64_t t) {
           step(team, block, t, panels);
           if (!by_batch()) team.meet();
@@ -252,6 +253,10 @@ class Forward {
     const auto panel_at = [&](int64_t i) { return (t & 1) ? panels.end - 1 - i : panels.begin + i; };
     for (int64_t i = 0; i < count; i++) {
       const int64_t panel = panel_at(i), following = i + 1 < count ? panel_at(i + 1) : -1;
+      if (plan_.fuse_input) {
+        for_tiles(mine, active, [&](auto height, int64_t n, int64_t) { fused_step_tile(height, block, t, panel, n); });
+        continue;
+      }
       product_.for_pieces_of(w_hh_, panel, following, output_, [&](const auto& pass) {
         for_tiles(mine, active,
                   [&](auto height, int64_t n, int64_t nth) { step_tile(height, block, t, panel, n, pass.tile(nth)); });
@@ -272,14 +277,36 @@ class Forward {
   LF_NOINLINE void step_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
                              const Operand& piece) const {
     C* record = record_at(t, panel, n);
-    typename Product::template Rows<Height> h(height, h_stride_,
-                                              [&](int r) { return h_[parity(t)] + (n + r) * h_stride_; });
+    auto h = h_rows(height, t, n);
     Tile<C, Height::kMost> acc;
     for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * record_width() + j * kWidth);
     product_.template multiply<true>(acc, height, h, w_hh_, panel, piece, gate_rows());
     if (!piece.at.last) return store_sums(height, record, acc);
-
+    run_cell(height, block, t, panel, n, acc);
+  }
+  template <class Height>
+  auto h_rows(Height height, int64_t t, int64_t n) const {
+    return typename Product::template Rows<Height>(height, h_stride_,
+                                                   [&](int r) { return h_[parity(t)] + (n + r) * h_stride_; });
+  }
+  // The whole step on accumulators that start from the bias: x W_ih' is neither stored nor loaded.
+  template <class Height>
+  LF_NOINLINE void fused_step_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n) const {
+    const typename Product::template Rows<Height> x(height, x_stride_, [&](int r) { return x_row(block, t, n + r); });
+    const auto h = h_rows(height, t, n);
+    Tile<C, Height::kMost> acc;
+    for (int r = 0; r < height.value; r++)
+      for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
+    // One chain for x whatever the height, as in project().
+    product_.template multiply_whole<true>(acc, height, x, w_ih_, panel, input_);
+    product_.template multiply_whole<false>(acc, height, h, w_hh_, panel, output_);
+    run_cell(height, block, t, panel, n, acc);
+  }
+  template <class Height>
+  LF_INLINE void run_cell(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
+                          const Tile<C, Height::kMost>& acc) const {
+    C* record = keep_ ? record_at(t, panel, n) : nullptr;
     for (int pack = 0; pack < P::kPacks; pack++) {
       const int64_t unit = panel * P::kUnits + pack * kWidth, left = hidden_ - unit;
       if (left <= 0) break;

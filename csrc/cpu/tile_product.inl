@@ -227,6 +227,13 @@ class TileProduct {
     (planes_ == 2 ? multiply_rows<2> : multiply_rows<1>)(acc, height.value, from, a.stride, plane_of(a.stride),
                                                          piece.weights, steps);
   }
+  template <bool>
+  LF_INLINE void multiply_whole(Tile<float, kAmxRows>& acc, AnyHeight height, const Rows<AnyHeight>& a,
+                                const Weights& w, int64_t panel, int64_t depth) const {
+    const BFloat16* from = w.packed + panel * steps_of(depth) * step_size();
+    (planes_ == 2 ? multiply_rows<2> : multiply_rows<1>)(acc, height.value, a.first, a.stride, plane_of(a.stride), from,
+                                                         steps_of(depth));
+  }
 
   // ---- the way back: depth runs over rows of the matrix, two of which make the pairs
   Weights weights_back(Arena& arena, const cpu::Plan& plan, const Storage<float>& storage, const ConstMatrix& src,

@@ -103,6 +103,14 @@ class VectorProduct {
       multiply_add<M, C>(acc, a.row, piece.weights, depth, piece.ahead);
     }
   }
+  // acc += rows a times all of panel `panel` of packed weights that are in L2: there is nothing to fetch ahead.
+  template <bool one_chain, class Height>
+  LF_INLINE void multiply_whole(Tile<C, Height::kMost>& acc, Height, const Rows<Height>& a, const Weights& w,
+                                int64_t panel, int64_t depth) const {
+    constexpr int M = Height::kMost;
+    const C* from = w.packed + panel * depth * kPanel<C>;
+    multiply_add_inline<M, C, one_chain ? 1 : kChains<M>>(acc, a.row, from, depth, {from, 0});
+  }
 
   // ---- the way back
   static int64_t panel_row_width() { return kPanel<C>; }
