@@ -389,6 +389,7 @@ int main() {
     std::printf("this machine has no " LF_TILES_LEVEL ": its kernels have not been run\n");
     return finish();
   }
+  if (std::strstr(LF_TILES_LEVEL, "emulated")) CHECK(cpu::isa() != amx_level);  // nobody gets it unasked
   check_nearest();
   check_calls();
   check_others();
