@@ -14,9 +14,9 @@
 #include "../cpu/cpu.h"
 #include "../cpu/weight_cache.h"
 #include "../cuda/kernels.h"
+#include "precision.h"
 #if defined(LSTMFAST_HAS_CUDA)
 #include "cuda_device.h"
-#include "precision.h"
 #endif
 
 namespace py = pybind11;
