@@ -83,6 +83,20 @@ class Walk:
     def last(self, rows: Tensor) -> Tensor:
         return self.backwards().first(rows)
 
+    def pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """[2R, .]: of each step the rows of the first, then those of the second."""
+        if self._is_padded:
+            return torch.stack((first.unflatten(0, (-1, self.batch)), second.unflatten(0, (-1, self.batch))), 1).flatten(0, 2)
+        return torch.cat([part for both in zip(first.split(self.alive), second.split(self.alive)) for part in both])
+
+    def halves(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """What pairs() has put together."""
+        if self._is_padded:
+            first, second = pairs.unflatten(0, (-1, 2, self.batch)).unbind(1)
+            return first.flatten(0, 1), second.flatten(0, 1)
+        parts = pairs.split([n for n in self.alive for _ in range(2)])
+        return torch.cat(parts[::2]), torch.cat(parts[1::2])
+
     def scan(
         self, step: Callable[..., tuple[Tensor, ...]], initial: tuple[Tensor, ...], *rows: Tensor | None
     ) -> list[Tensor]:
@@ -297,9 +311,13 @@ class Stack:
                 w = Weights.of(self._of_run(mine, direction), options.has_biases)
                 sizes = (w.hh.shape[1], (w.hh if w.hr is None else w.hr).shape[1])[: CELLS[options.cell]["states"]]
                 initial = [t[direction] for t in states] or [h.new_zeros(walk.batch, size) for size in sizes]
-                runs.append(Run(options.cell, walk, x, h, *initial, w=w))
+                runs.append(self._run(index * options.directions + direction, walk, x, h, initial, w))
             self.layers.append(runs)
             x = output
+
+    def _run(self, index: int, walk: Walk, x: Tensor, h: Tensor, initial: Sequence[Tensor], w: Weights) -> Run:
+        """Layer and direction number `index`."""
+        return Run(self.options.cell, walk, x, h, *initial, w=w)
 
     def _flat(self, t: Tensor) -> Tensor:
         return t if self.options.batch_sizes is not None else t.flatten(0, 1)

@@ -13,4 +13,13 @@ TORCH_LIBRARY(lstmfast, m) {
       "float dropout, Tensor output, Tensor hidden, Tensor reserve, bool[] output_mask, "
       "bool? allow_tf32=None) "
       "-> (Tensor grad_input, Tensor[] grad_hx, Tensor[] grad_weights)");
+  // Second derivatives of one layer in one direction; on the CPU only (tangents.cpp).
+  m.def(
+      "tangent_walk(str cell, Tensor(a!) dpre, Tensor? batch_sizes, bool reverse, Tensor reserve, Tensor w_hh, "
+      "Tensor? w_hr, Tensor? dw_hr, Tensor? c0, Tensor dh0, Tensor? dc0) "
+      "-> (Tensor dh, Tensor dm, Tensor m, Tensor dc)");
+  m.def(
+      "gradient_tangent_walk(str cell, Tensor(a!) by_h, Tensor dpre, Tensor dc, Tensor? batch_sizes, bool reverse, "
+      "Tensor reserve, Tensor w_hh, Tensor? dw_hh, Tensor? w_hr, Tensor? dw_hr, Tensor? c0, Tensor? dc0, "
+      "Tensor by_h_n, Tensor by_c_n) -> (Tensor by_gates, Tensor by_h0, Tensor by_c0)");
 }
