@@ -108,7 +108,10 @@ def main() -> None:
         for shape in map(Shape.parse, options.shape.split(",")):
             if name == "stream" and shape.bidirectional:
                 continue
-            print(f"{name:11} {shape!s:20} {compare(name, options.cell, shape, options.pairs, options.min_time)}", flush=True)
+            print(
+                f"{name:11} {shape!s:20} {compare(name, options.cell, shape, options.pairs, options.min_time)}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -219,7 +219,10 @@ class GradientFunction(torch.autograd.Function):
         tensors = all_saved[8:]
         given = [False, False, *(t is not None for t in (*grads, mask)), True, True, True]
         needs = _asked_for(ctx.needs_input_grad, given)[2:]
-        fused = _takes_fused_walks(input, reserve, second)
+        if any(_is_batched(t) for t in second if t is not None):
+            results = _reference_second(ctx.options, ctx.wanted, second, grads, input, mask, tensors, needs)
+            return None, None, *results[:3], None, None, None, None, *results[3:]
+        fused = _takes_fused_walks(input, reserve)
         if fused:
             stack = _fused_stack(ctx.options, input, mask, tensors, (output, hidden, reserve))
         else:
@@ -500,6 +503,33 @@ def _reference_gradient(
     return [next(found) if w else None for w in wanted]
 
 
+def _reference_second(
+    options: Options,
+    wanted: Sequence[bool],
+    second: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    input: Tensor,
+    mask: Tensor | None,
+    tensors: Sequence[Tensor],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of <second, gradients> by (*grads, input, *tensors), by differentiating the reference twice; needs is
+    GradientFunction's, from grad_output on."""
+    with torch.enable_grad():
+        primals = [t if t is None else _alias(t) for t in (*grads, input, *tensors)]
+        first = _reference_gradient(options, primals[:3], primals[3], mask, primals[4:], wanted)
+    pairs = [(f, s) for f, s in zip(first, second, strict=True) if f is not None and s is not None]
+    needed = [*needs[:3], *needs[7:]]
+    results = torch.autograd.grad(
+        [f for f, _ in pairs],
+        [p for p, need in zip(primals, needed, strict=True) if need],
+        [s for _, s in pairs],
+        allow_unused=True,
+    )
+    found = iter(results)
+    return [next(found) if need else None for need in needed]
+
+
 def _alias(t: Tensor) -> Tensor:
     """`t` to be differentiated by: tied weights, the same tensor twice, then get each gradient where it belongs."""
     return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
@@ -517,14 +547,13 @@ def _is_recorded() -> bool:
     return torch.is_grad_enabled() or _is_transformed()
 
 
-def _takes_fused_walks(input: Tensor, reserve: Tensor, second: Sequence[Tensor | None]) -> bool:
-    """Whether second derivatives along `second`, of a call that saved `reserve`, take the CPU's compiled walks."""
+def _takes_fused_walks(input: Tensor, reserve: Tensor) -> bool:
+    """Whether second derivatives of a call that saved `reserve` take the CPU's compiled walks."""
     return (
         _CPU_HAS_WALKS
         and input.device.type == "cpu"
         and not _is_recorded()
         and 0 < reserve.shape[1] == input[..., 0].numel()  # else of a call that was mapped in another way
-        and not any(_is_batched(t) for t in second if t is not None)
     )
 
 

@@ -86,7 +86,9 @@ class Walk:
     def pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """[2R, .]: of each step the rows of the first, then those of the second."""
         if self._is_padded:
-            return torch.stack((first.unflatten(0, (-1, self.batch)), second.unflatten(0, (-1, self.batch))), 1).flatten(0, 2)
+            return torch.stack(
+                (first.unflatten(0, (-1, self.batch)), second.unflatten(0, (-1, self.batch))), 1
+            ).flatten(0, 2)
         return torch.cat([part for both in zip(first.split(self.alive), second.split(self.alive)) for part in both])
 
     def halves(self, pairs: Tensor) -> tuple[Tensor, Tensor]:

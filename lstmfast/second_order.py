@@ -124,9 +124,7 @@ class FusedStack(Stack):
 
     def _run(self, index: int, walk: Walk, x: Tensor, h: Tensor, initial: Sequence[Tensor], w: Weights) -> Run:
         sizes = self.options.batch_sizes
-        return FusedRun(
-            self.options.cell, walk, x, h, *initial, w=w, reserve=self._reserve[index], batch_sizes=sizes
-        )
+        return FusedRun(self.options.cell, walk, x, h, *initial, w=w, reserve=self._reserve[index], batch_sizes=sizes)
 
     def second(self, grads: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
         """As gradient_tangent for gradients that do not move themselves; None where not wanted."""

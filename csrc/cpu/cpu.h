@@ -34,9 +34,9 @@ struct TangentParams {
   DType dtype = DType::kFloat32;
   Shape shape;
   int isa = 0;
-  const void* reserve = nullptr;              // as forward left it
-  const void *c0 = nullptr, *dc0 = nullptr;   // [N, H]: the private state before the first step, and its tangent
-  void *dpre = nullptr, *dc = nullptr;        // [R, G*H], [R, H]: tangents of pre-activations and private state
+  const void* reserve = nullptr;             // as forward left it
+  const void *c0 = nullptr, *dc0 = nullptr;  // [N, H]: the private state before the first step, and its tangent
+  void *dpre = nullptr, *dc = nullptr;       // [R, G*H], [R, H]: tangents of pre-activations and private state
 };
 // Sequences [begin, end) of step t. `pairs`: values of all sequences of the step, then tangents of all.
 struct TangentStep {

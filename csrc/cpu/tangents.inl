@@ -1,7 +1,7 @@
 // The cell's part of a step in second derivatives: the tangent of a step, and the gradient and its tangent together.
 //
-// What a call has saved is the value, the tangents are the caller's; the cell runs on dual numbers. Products with weights
-// are the caller's as well (csrc/torch/tangents.cpp).
+// What a call has saved is the value, the tangents are the caller's; the cell runs on dual numbers. Products with
+// weights are the caller's as well (csrc/torch/tangents.cpp).
 #pragma once
 #include "../core/dual.h"
 #include "layout.h"

@@ -220,6 +220,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("gpu_names", &cuda::gpu_names);
   m.def("asked_for", &asked_for,
         "Within the backward of a torch.autograd.Function: for each of its tensor arguments, whether the call of "
-        "torch.autograd that is running wants its gradient; None elsewhere. ctx.needs_input_grad tells what requires one.");
+        "torch.autograd that is running wants its gradient; None elsewhere. ctx.needs_input_grad tells what requires "
+        "one.");
   m.def("allow_tf32", [] { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); });
 }

@@ -39,7 +39,9 @@ class Walk {
   }
 
   at::Tensor rows(const at::Tensor& of_all, int64_t t) const { return of_all.narrow(0, first_[t], active_[t]); }
-  at::Tensor pairs(const at::Tensor& of_all, int64_t t) const { return of_all.narrow(0, 2 * first_[t], 2 * active_[t]); }
+  at::Tensor pairs(const at::Tensor& of_all, int64_t t) const {
+    return of_all.narrow(0, 2 * first_[t], 2 * active_[t]);
+  }
   // The rows before those of step t: of the step before, or of `initial` where a sequence begins.
   at::Tensor before(const at::Tensor& of_all, const at::Tensor& initial, int64_t t) const {
     const int64_t started = both(t, previous(t)), n = active_[t];
