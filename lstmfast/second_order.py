@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .derivatives import Run, Stack, Walk, Weights, _or_zeros, _products
-from .ops import CELLS, Options, gradient_tangent_walk, tangent_walk
+from .derivatives import Stack, Walk, Weights, or_zeros, products
+from .ops import Options, gradient_tangent_walk, tangent_walk
 
 
 class FusedRun:
-    """One layer in one direction about the values of a call; the part of `derivatives.Run` that double backward needs."""
+    """One layer in one direction about the values of a call: as much of `derivatives.Run` as is needed."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class FusedRun:
     def tangent(self, dx: Tensor | None, dh0: Tensor | None, dc0: Tensor | None, dw: Weights) -> None:
         """As Run.tangent; computes d_h [R, O] and d_c [R, H]."""
         w = self.w
-        d_pre = _products((dx, w.ih), (self.x, dw.ih), (self.h_before if dw.hh is not None else None, dw.hh))
+        d_pre = products((dx, w.ih), (self.x, dw.ih), (self.h_before if dw.hh is not None else None, dw.hh))
         if d_pre is None:
             d_pre = self.x.new_zeros(self.x.shape[0], w.hh.shape[0])
         for bias in (dw.b_ih, dw.b_hh):
             d_pre = d_pre if bias is None else d_pre.add_(bias)
         self.d_x, self.d_w = dx, dw
-        self._d_h0 = _or_zeros(dh0, self.h0).contiguous()
+        self._d_h0 = or_zeros(dh0, self.h0).contiguous()
         self._d_c0 = None if dc0 is None else dc0.contiguous()
         self._d_pre = d_pre
         self.d_h, self._d_m, self._m, self.d_c = tangent_walk(
@@ -122,7 +122,7 @@ class FusedStack(Stack):
         *saved, self._reserve = saved
         super().__init__(options, input, mask, tensors, tuple(saved), None)
 
-    def _run(self, index: int, walk: Walk, x: Tensor, h: Tensor, initial: Sequence[Tensor], w: Weights) -> Run:
+    def _run(self, index: int, walk: Walk, x: Tensor, h: Tensor, initial: Sequence[Tensor], w: Weights) -> FusedRun:
         sizes = self.options.batch_sizes
         return FusedRun(self.options.cell, walk, x, h, *initial, w=w, reserve=self._reserve[index], batch_sizes=sizes)
 

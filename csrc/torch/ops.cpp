@@ -7,6 +7,10 @@ TORCH_LIBRARY(lstmfast, m) {
       "bool has_biases, int num_layers, bool bidirectional, float dropout, bool save_for_backward, "
       "bool? allow_tf32=None) "
       "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor hidden, Tensor reserve)");
+  // The same for inference, in one direction, into memory of the caller's that is no argument's.
+  m.def(
+      "forward_into(str cell, Tensor input, Tensor[] hx, Tensor[] weights, bool has_biases, int num_layers, "
+      "bool? allow_tf32, Tensor(a!) output, Tensor(b!)[] states) -> ()");
   m.def(
       "backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, str cell, Tensor input, Tensor? batch_sizes, "
       "Tensor[] hx, Tensor[] weights, Tensor? dropout_mask, bool has_biases, int num_layers, bool bidirectional, "
