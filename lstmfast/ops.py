@@ -29,8 +29,7 @@ forward = torch.ops.lstmfast.forward.default
 backward = torch.ops.lstmfast.backward.default
 forward_into = torch.ops.lstmfast.forward_into.default
 tangent_walk = torch.ops.lstmfast.tangent_walk.default
-gradient_forward_into = torch.ops.lstmfast.forward_into.default
-tangent_walk = torch.ops.lstmfast.gradient_tangent_walk.default
+gradient_tangent_walk = torch.ops.lstmfast.gradient_tangent_walk.default
 
 CELLS: dict[str, dict[str, int]] = _C.cells()
 

@@ -161,7 +161,7 @@ def test_stream_refuses():
     with pytest.raises(ValueError, match="batch_size"):
         lstmfast.Stream(module, 0)
     stream = lstmfast.Stream(module, 2)
-    with pytest.raises(RuntimeError, match="sequence length"):
+    with pytest.raises(RuntimeError, match="at least one step"):
         stream(torch.zeros(0, 2, 5))
     for size in ((3, 5), (2, 6), (5,), (1, 1, 2, 5)):
         with pytest.raises(RuntimeError, match="expected input of the size"):
