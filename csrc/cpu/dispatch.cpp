@@ -149,6 +149,7 @@ Status backward(const BackwardParams& p) {
   c.kernel.backward(p, c.plan);
   return Status::kOk;
 }
+// Of the plan only the blocks by which the reserve is laid out count here: they depend on the sequences alone.
 Status tangent_step(const TangentParams& p, const TangentStep& s) {
   const Choice c = choose(p, 1);
   c.kernel.tangent_step(p, s, c.plan);

@@ -6,62 +6,53 @@
 
 #include "../core/cell_info.h"
 #include "../cpu/cpu.h"
+#include "../cuda/steps.h"  // the host's, of no device
 
 namespace lstmfast {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// Rows in time, and whose state goes where. In `pairs` of rows each step has the rows of all its sequences twice, one
+// The sequences of a call, and rows of them. In `pairs` of rows each step has those of all its sequences twice, one
 // kind and then another.
-class Walk {
+class Walk : private Shape, public cuda::Steps {  // in this order: Steps keeps a reference
  public:
-  Walk(int64_t rows, int64_t batch, const OptionalTensor& batch_sizes, bool reverse) : reverse_(reverse), rows_(rows) {
-    if (batch_sizes) {
-      sizes_ = batch_sizes->contiguous();
-      active_.assign(sizes_.const_data_ptr<int64_t>(), sizes_.const_data_ptr<int64_t>() + sizes_.numel());
-    } else {
-      active_.assign(static_cast<size_t>(rows / batch), batch);
+  Walk(int64_t rows, int64_t batch, int64_t hidden, const OptionalTensor& batch_sizes, bool reverse)
+      : cuda::Steps(shape()) {
+    Shape& s = *this;
+    s.batch = batch, s.rows = rows, s.hidden = hidden, s.reverse = reverse;
+    if (!batch_sizes) {
+      TORCH_CHECK(batch > 0 && rows % batch == 0, "lstmfast: ", rows, " rows are no steps of ", batch, " sequences");
+      s.steps = rows / batch;
+      return;
     }
-    first_.push_back(0);
-    for (const int64_t n : active_) first_.push_back(first_.back() + n);
-    TORCH_CHECK(first_.back() == rows && active_[0] == batch, "lstmfast: batch_sizes do not fit the rows");
+    sizes_ = batch_sizes->contiguous();
+    s.steps = sizes_.numel();
+    s.batch_sizes = sizes_.const_data_ptr<int64_t>();
+    for (int64_t t = 0; t < s.steps; t++) offsets_.push_back(offsets_.back() + active(t));
+    s.offsets = offsets_.data();
+    TORCH_CHECK(s.steps > 0 && active(0) == batch && offsets_.back() == rows,
+                "lstmfast: batch_sizes do not fit the rows");
   }
-  int64_t steps() const { return static_cast<int64_t>(active_.size()); }
-  int64_t nth(int64_t i) const { return reverse_ ? steps() - 1 - i : i; }
-  int64_t active(int64_t t) const { return active_[t]; }
-  int64_t first(int64_t t) const { return first_[t]; }
-  int64_t previous(int64_t t) const { return reverse_ ? t + 1 : t - 1; }
-  int64_t following(int64_t t) const { return reverse_ ? t - 1 : t + 1; }
-  // How many sequences of step t run in another one too.
-  int64_t both(int64_t t, int64_t other) const {
-    return other < 0 || other >= steps() ? 0 : std::min(active_[t], active_[other]);
-  }
+  Walk(const Walk&) = delete;
+  Walk& operator=(const Walk&) = delete;
 
-  at::Tensor rows(const at::Tensor& of_all, int64_t t) const { return of_all.narrow(0, first_[t], active_[t]); }
+  const Shape& shape() const { return *this; }
+  at::Tensor rows(const at::Tensor& of_all, int64_t t) const { return of_all.narrow(0, first_row(t), active(t)); }
   at::Tensor pairs(const at::Tensor& of_all, int64_t t) const {
-    return of_all.narrow(0, 2 * first_[t], 2 * active_[t]);
+    return of_all.narrow(0, 2 * first_row(t), 2 * active(t));
   }
   // The rows before those of step t: of the step before, or of `initial` where a sequence begins.
   at::Tensor before(const at::Tensor& of_all, const at::Tensor& initial, int64_t t) const {
-    const int64_t started = both(t, previous(t)), n = active_[t];
-    if (started == 0) return initial.narrow(0, 0, n);
-    const at::Tensor there = of_all.narrow(0, first_[previous(t)], started);
-    return started == n ? there : at::cat({there, initial.narrow(0, started, n - started)});
-  }
-
-  Shape shape(int64_t hidden) const {
-    Shape s;
-    s.steps = steps(), s.batch = active_[0], s.rows = rows_, s.hidden = hidden, s.reverse = reverse_;
-    if (sizes_.defined()) s.batch_sizes = sizes_.const_data_ptr<int64_t>(), s.offsets = first_.data();
-    return s;
+    const int64_t n = active(t), began = started(t);
+    if (began == 0) return initial.narrow(0, 0, n);
+    const at::Tensor there = of_all.narrow(0, first_row(previous(t)), began);
+    return began == n ? there : at::cat({there, initial.narrow(0, began, n - began)});
   }
 
  private:
-  bool reverse_;
-  int64_t rows_;
   at::Tensor sizes_;
-  std::vector<int64_t> active_, first_;
+  std::vector<int64_t> offsets_{0};
 };
 
 const void* data(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
@@ -95,13 +86,13 @@ struct Linearised {
       : info(cell_info(cell_named(cell))),
         hidden(dpre.size(1) / info.gates),
         output(w_hh.size(1)),
-        walk(dpre.size(0), batch, batch_sizes, reverse) {
+        walk(dpre.size(0), batch, hidden, batch_sizes, reverse) {
     TORCH_CHECK(dpre.scalar_type() == at::kFloat || dpre.scalar_type() == at::kDouble,
                 "lstmfast: second derivatives are computed in float32 and float64, got ", dpre.scalar_type());
     params.cell = cell_named(cell);
     params.dtype = dpre.scalar_type() == at::kDouble ? DType::kFloat64 : DType::kFloat32;
     params.isa = cpu::isa();
-    params.shape = walk.shape(hidden);
+    params.shape = walk.shape();
     const int64_t rows = params.shape.rows, gates = info.gates * hidden;
     check_tensor(dpre, "dpre", dpre, {rows, gates});
     if (info.states > 1) check_tensor(dc, "dc", dpre, {rows, hidden});
@@ -141,8 +132,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> tangent_walk(
   const Walk& walk = run.walk;
 
   const at::Tensor w_hh_t = w_hh.t(), w_hr_t = w_hr ? w_hr->t() : at::Tensor();
-  for (int64_t i = 0; i < walk.steps(); i++) {
-    const int64_t t = walk.nth(i);
+  for (int64_t i = 0; i < walk.count(); i++) {
+    const int64_t t = walk.at(i);
     walk.rows(dpre, t).addmm_(walk.before(dh, dh0, t), w_hh_t);
     const at::Tensor here = walk.rows(dm, t);
     cpu::TangentStep step;
@@ -183,9 +174,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gradient_tangent_walk(
     }
     if (dw_hh) to.narrow(0, to.size(0) / 2, n).addmm_(half(0), *dw_hh);
   };
-  for (int64_t i = walk.steps() - 1; i >= 0; i--) {
-    const int64_t t = walk.nth(i), active = walk.active(t), following = walk.following(t),
-                  continued = walk.both(t, following), started = walk.both(t, walk.previous(t));
+  for (int64_t i = walk.count() - 1; i >= 0; i--) {
+    const int64_t t = walk.at(i), active = walk.active(t), following = walk.following(t), continued = walk.continued(t),
+                  started = walk.started(t);
     const at::Tensor here = walk.pairs(by_h, t);
     if (continued > 0) through_h(here, continued, following, 0);
     if (continued < active)
