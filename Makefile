@@ -32,7 +32,7 @@ EXTENSION_STAMP := $(CPP_BUILD)/.installed
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env build demo test test-all cpp-test sanitize lint format wheel clean
+.PHONY: help env build demo test test-all cpp-test sanitize sanitize-threads lint format wheel clean
 .PHONY: arm-check baseline-check
 .PHONY: cuda-compile cuda-emulation-test build-cuda-check gpu-check
 
@@ -63,6 +63,12 @@ sanitize: $(TOOLS_STAMP) ## the C++ tests under the address and undefined-behavi
 	  -DLSTMFAST_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
 	cmake --build build/sanitize --target cpp_tests
 	ctest --test-dir build/sanitize --output-on-failure
+
+sanitize-threads: $(TOOLS_STAMP) ## the C++ tests that use threads, under the thread sanitizer
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize-threads -G Ninja -DLSTMFAST_PYTHON=OFF \
+	  -DLSTMFAST_SANITIZE=thread -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
+	cmake --build build/sanitize-threads --target test_kernels test_concurrency
+	ctest --test-dir build/sanitize-threads --output-on-failure -R 'test_(kernels|concurrency)'
 
 # Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user
 ARM_TESTS := test_cells test_plan test_kernels test_vector_math

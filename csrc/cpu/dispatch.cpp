@@ -104,22 +104,25 @@ struct Choice {
   const Kernel& kernel;
   Plan plan;
 };
+// The kernel and the plan that the vector units have for these parameters.
+template <class Params>
+Choice choose_vectors(const Params& p, int threads) {
+  const KernelTable& table = kLevels[p.isa].table();
+  const int64_t size = compute_size_of(p.dtype);
+  const Target target{table.tile_rows, 4 * table.vector_bytes / size, l2_bytes()};
+  return {table.kernels[p.cell][static_cast<int>(p.dtype)],
+          make_plan(p.shape, cell_info(p.cell).gates, size, threads, target)};
+}
 Choice choose(const ForwardParams& p) {
-  const Level& level = kLevels[p.isa];
-  const KernelTable& table = level.table();
-  const int64_t size = compute_size_of(p.dtype), gates = cell_info(p.cell).gates;
-  Target target{table.tile_rows, 4 * table.vector_bytes / size, l2_bytes()};
-  const int column = level.tiles ? tiled(p) : -1;
-  if (column >= 0) {
-    const TileKernelTable& tiles = level.tiles();
-    target.tile_rows = tiles.tile_rows;
-    const int64_t weight_size = column == static_cast<int>(Tiled::kFloat32High) ? 4 : 2;
-    const Plan plan = make_plan(p.shape, gates, weight_size, p.threads, target);
-    // A call too short to repay packing reads float32 weights where they lie, and multiplies them exactly.
-    if (!plan.in_place || p.dtype != DType::kFloat32) return {tiles.kernels[p.cell][column], plan};
-    target.tile_rows = table.tile_rows;
-  }
-  return {table.kernels[p.cell][static_cast<int>(p.dtype)], make_plan(p.shape, gates, size, p.threads, target)};
+  const int column = has_tiles(p.isa) ? tiled(p) : -1;
+  if (column < 0) return choose_vectors(p, p.threads);
+  const TileKernelTable& tiles = kLevels[p.isa].tiles();
+  const int64_t weight_size = column == static_cast<int>(Tiled::kFloat32High) ? 4 : 2;
+  const Target target{tiles.tile_rows, tiles.panel_cols, l2_bytes()};
+  const Plan plan = make_plan(p.shape, cell_info(p.cell).gates, weight_size, p.threads, target);
+  // A call too short to repay packing reads float32 weights where they lie, and multiplies them exactly.
+  if (plan.in_place && p.dtype == DType::kFloat32) return choose_vectors(p, p.threads);
+  return {tiles.kernels[p.cell][column], plan};
 }
 
 bool known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
@@ -180,6 +183,17 @@ Status backward(const BackwardParams& p) {
   if (nothing_to_do(p)) return Status::kOk;
   const Choice c = choose(p);
   c.kernel.backward(p, c.plan);
+  return Status::kOk;
+}
+// Of the plan only the blocks by which the reserve is laid out count here: they depend on the sequences alone.
+Status tangent_step(const TangentParams& p, const TangentStep& s) {
+  const Choice c = choose_vectors(p, 1);
+  c.kernel.tangent_step(p, s, c.plan);
+  return Status::kOk;
+}
+Status gradient_tangent_step(const TangentParams& p, const GradientTangentStep& s) {
+  const Choice c = choose_vectors(p, 1);
+  c.kernel.gradient_tangent_step(p, s, c.plan);
   return Status::kOk;
 }
 

@@ -14,7 +14,7 @@ const cpu::TileKernelTable& tile_table_of(TypeList<Cells...>) {
   static constexpr cpu::Kernel kernels[][cpu::kTiled] = {{Entry<Cells, float, BFloat16, TileProduct, 1>::kKernel,
                                                           Entry<Cells, float, float, TileProduct, 2>::kKernel,
                                                           Entry<Cells, float, float, TileProduct, 1>::kKernel}...};
-  static constexpr cpu::TileKernelTable table{kAmxRows, kernels};
+  static constexpr cpu::TileKernelTable table{kAmxRows, kPanel<float>, kernels};
   return table;
 }
 

@@ -47,7 +47,8 @@ struct Entry {
   static size_t packed_bytes(const ForwardParams& p, const cpu::Plan& plan) {
     return R::packed_bytes(p, plan, kStorage, product());
   }
-  static constexpr cpu::Kernel kKernel{forward, backward, forward_bytes, backward_bytes, packed_bytes};
+  static constexpr cpu::Kernel kKernel{forward,      backward, forward_bytes, backward_bytes,
+                                       packed_bytes, nullptr,  nullptr};
 };
 
 }  // namespace lstmfast::LF_ISA
