@@ -147,7 +147,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
       auto p = call.params<ForwardParams>(run, x, y, out.reserve);
       p.h_n = mutable_state(out.h_n, run);
       if (problem.states > 1) p.c_n = mutable_state(out.c_n, run);
-      device.forward(p, call.input(), a.allow_tf32);
+      device.forward(p, call.input(), problem.float32_precision);
     }
     if (layer < problem.layers - 1) x = call.drop(y, layer);
   }
@@ -223,7 +223,7 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
       p.dw_hh = mutable_matrix(dw[1]);
       if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
       if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
-      device.backward(p, input, a.allow_tf32);
+      device.backward(p, input, problem.float32_precision);
     }
     if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
     if (layer == 0 && wanted[0]) out.input = dx;

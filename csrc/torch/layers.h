@@ -12,11 +12,11 @@ namespace lstmfast {
 
 at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options);
 
-// `like` is a tensor of the call's dtype and device; allow_tf32 as in Arguments.
+// `like` is a tensor of the call's dtype and device; without a precision the device asks torch.
 struct Device {
   ReserveWidth reserve_width;
-  void (*forward)(ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
-  void (*backward)(BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
+  void (*forward)(ForwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision);
+  void (*backward)(BackwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision);
   at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options) = plain_empty;  // memory for results
 };
 

@@ -15,6 +15,7 @@
 #include "../cpu/cpu.h"
 #include "../cpu/weight_cache.h"
 #include "../cuda/kernels.h"
+#include "precision.h"
 #if defined(LSTMFAST_HAS_CUDA)
 #include "cuda_device.h"
 #endif
@@ -218,6 +219,15 @@ PYBIND11_MODULE(_C, m) {
         py::arg("gpu"));
   m.def("gpu_info", &gpu_info, py::arg("gpu"));
   m.def("gpu_names", &cuda::gpu_names);
+  m.def("has_tiles", [] {
+    for (int i = 0; i < cpu::isa_count(); i++)
+      if (cpu::isa_supported(i) && cpu::has_tiles(i)) return true;
+    return false;
+  });
+  m.def("float32_precision", [] {
+    constexpr const char* kNames[] = {"highest", "high", "medium"};
+    return std::string(kNames[static_cast<int>(float32_precision_of_torch())]);
+  });
   m.def("asked_for", &asked_for,
         "Within the backward of a torch.autograd.Function: for each of its tensor arguments, whether the call of "
         "torch.autograd that is running wants its gradient; None elsewhere. ctx.needs_input_grad tells what requires "
