@@ -85,7 +85,7 @@ struct InCluster : InShared<T> {
 template <class T>
 struct ThroughL2 {
   unsigned char* shared;
-  unsigned char* global;  // [2][groups][sequences][row_bytes]
+  unsigned char* global;  // [2][runs][groups][sequences][row_bytes]
   uint32_t* flag;
   int64_t buffer_bytes;
   int pitch, row_bytes, tiles;
@@ -98,7 +98,7 @@ struct ThroughL2 {
         tiles(p.plan.tiling.tiles),
         blocks(static_cast<uint32_t>(p.plan.tiling.group_blocks)) {
     const int64_t group = dev::block_index() / blocks, bytes = static_cast<int64_t>(tiles) * 8 * row_bytes;
-    buffer_bytes = p.plan.tiling.groups * bytes;
+    buffer_bytes = static_cast<int64_t>(p.plan.runs) * p.plan.tiling.groups * bytes;
     global = static_cast<unsigned char*>(p.exchange) + group * bytes;
     flag = p.flags + group * kFlagStride;
   }

@@ -1,6 +1,9 @@
 // The persistent kernels: one launch runs the recurrence of a whole sequence. Every block holds its part of W_hh in
 // registers and goes through the steps; per step and block, one product, the cell, one exchange (exchange.cuh).
 //
+// A launch goes through one run or two (both directions of a layer), which share nothing: the blocks of the second come
+// after those of the first.
+//
 // Geometry: a group of blocks has all of W_hh and owns `tiles` x 8 sequences; block r of a group owns unit_warps x
 // warp_units hidden units. `slices` warps share units and split the depth of the product; their sums meet in shared
 // memory, and tile j is then finished by slice j % slices. With one slice the sums never leave the registers.
@@ -28,11 +31,14 @@ struct Place {
     slice = warp % t.slices, unit_warp = warp / t.slices;
     const int block = static_cast<int>(dev::block_index());
     unit = (block % t.group_blocks * t.unit_warps + unit_warp) * t.warp_units + g;
-    first = block / t.group_blocks * t.tiles * kTileSequences;
+    first = block / t.group_blocks % t.groups * t.tiles * kTileSequences;
   }
   // Sequence e of the thread's two in tile j, within the group.
   LF_DEVICE int local(int j, int e) const { return j * kTileSequences + q * 2 + e; }
 };
+
+// Which of the launch's runs this block works on.
+LF_DEVICE int run_index(const Tiling& t) { return static_cast<int>(dev::block_index()) / t.blocks(); }
 
 // The steps as the device sees them: a step's sequences are the first `active`, its rows begin at `row`. A step that
 // does not exist has none.
@@ -124,44 +130,67 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
   }
 }
 
-template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
-struct PersistentForwardKernel {
+// What both kernels stand on: this block's run, its place, its memory. Threads have `groups` hidden units each.
+template <class Params, class Multiplier, class S, int groups, template <class> class ExchangePolicy>
+struct PersistentKernel {
   using T = typename Multiplier::Element;
-  static constexpr int kGates = Cell::kGates, kGroups = S::kHalves / kGates;
+  static constexpr int kGroups = groups;
+
+  const Params& p;
+  const typename Params::Run& r;
+  const Place at;
+  const SharedMemory<S, kGroups * 2> shared;
+  const ExchangePolicy<T> exchange;
+
+  LF_DEVICE explicit PersistentKernel(const Params& params)
+      : p(params),
+        r(p.runs[run_index(p.plan.tiling)]),
+        at(p.plan.tiling),
+        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
+        exchange(p, shared.operand) {}
+
+  LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
+  // The weights of the warp's rows and slice; weight(half, unit, depth) is the element of one row: that of a hidden
+  // unit in the first group of eight.
+  template <bool transposed, class F>
+  LF_DEVICE Weights<S> take_weights(const F& weight) const {
+    Weights<S> weights;
+    const int depth0 = at.slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T))), first = at.unit - at.g;
+    load_weights<Multiplier, transposed>(
+        weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane,
+        [&](int half, int g, int depth) { return weight(half, first + g, depth0 + depth); });
+    dev::sync_block();  // the weights have left shared memory
+    return weights;
+  }
+};
+
+template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
+struct PersistentForwardKernel
+    : PersistentKernel<PersistentForward, Multiplier, S, S::kHalves / Cell::kGates, ExchangePolicy> {
+  using Base = PersistentKernel<PersistentForward, Multiplier, S, S::kHalves / Cell::kGates, ExchangePolicy>;
+  using Base::p, Base::r, Base::at, Base::shared, Base::exchange, Base::unit, Base::kGroups;
+  using typename Base::T;
+  static constexpr int kGates = Cell::kGates;
   static_assert(kGroups * kGates == S::kHalves, "a warp's rows are all gates of its units");
 
   struct Pre {
     float at[kGroups][2][kGates];
   };
 
-  const PersistentForward& p;
-  const Place at;
-  const SharedMemory<S, kGroups * 2> shared;
-  const ExchangePolicy<T> exchange;
   float bias[kGroups][kGates];
 
-  LF_DEVICE explicit PersistentForwardKernel(const PersistentForward& params)
-      : p(params),
-        at(p.plan.tiling),
-        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
-        exchange(p, shared.operand) {}
-
-  LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
+  using Base::Base;
 
   LF_DEVICE void run() {
-    Weights<S> weights;
-    const int depth0 = at.slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T))), first = at.unit - at.g;
-    load_weights<Multiplier, false>(
-        weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane, [&](int half, int g, int depth) {
-          const int u = first + half / kGates * 8 + g, col = depth0 + depth;
-          return u < p.hidden && col < p.hidden ? weight_at<T>(p.w_hh, half % kGates * p.hidden + u, col) : T{};
-        });
-    dev::sync_block();  // the weights have left shared memory
+    const Weights<S> weights = Base::template take_weights<false>([&](int half, int first, int col) {
+      const int u = first + half / kGates * 8;
+      return u < p.hidden && col < p.hidden ? weight_at<T>(r.w_hh, half % kGates * p.hidden + u, col) : T{};
+    });
     start();
-    DeviceStep step = device_step(p, p.reverse ? p.steps - 1 : 0);
+    DeviceStep step = device_step(p, r.reverse ? p.steps - 1 : 0);
 #pragma unroll 1
     for (int s = 0; s < p.steps; s++) {
-      const DeviceStep next = device_step(p, p.reverse ? step.t - 1 : step.t + 1);
+      const DeviceStep next = device_step(p, r.reverse ? step.t - 1 : step.t + 1);
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, j); },
           [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, next, j, pre, sums); });
@@ -176,34 +205,34 @@ struct PersistentForwardKernel {
     for (int group = 0; group < kGroups; group++)
 #pragma unroll
       for (int gate = 0; gate < kGates; gate++) {
-        const int r = gate * p.hidden + unit(group);
+        const int row = gate * p.hidden + unit(group);
         bias[group][gate] = 0;
         if (unit(group) >= p.hidden) continue;
-        if (p.b_ih) bias[group][gate] += converted<float>(static_cast<const T*>(p.b_ih)[r]);
-        if (p.b_hh) bias[group][gate] += converted<float>(static_cast<const T*>(p.b_hh)[r]);
+        if (r.b_ih) bias[group][gate] += converted<float>(static_cast<const T*>(r.b_ih)[row]);
+        if (r.b_hh) bias[group][gate] += converted<float>(static_cast<const T*>(r.b_hh)[row]);
       }
     if constexpr (Cell::kStates > 1)
       for (int j = at.slice; j < at.t.tiles; j += at.t.slices)
 #pragma unroll
         for (int i = 0; i < kGroups * 2; i++) {
           const int n = at.first + at.local(j, i % 2), u = unit(i / 2);
-          const bool given = p.c0.data && n < p.batch && u < p.hidden;
-          shared.own(at, j, i) = given ? converted<float>(row<T>(p.c0, n)[u]) : 0.f;
+          const bool given = r.c0.data && n < p.batch && u < p.hidden;
+          shared.own(at, j, i) = given ? converted<float>(row<T>(r.c0, n)[u]) : 0.f;
         }
     shared.clear_operand();
     dev::sync_block();
     exchange.begin();
-    for (int j = at.slice; p.h0.data && j < at.t.tiles; j += at.t.slices)
+    for (int j = at.slice; r.h0.data && j < at.t.tiles; j += at.t.slices)
 #pragma unroll
       for (int i = 0; i < kGroups * 2; i++) {
         const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
-        if (n < p.batch && u < p.hidden) exchange.put(0, local, u, Multiplier::rounded(row<T>(p.h0, n)[u]));
+        if (n < p.batch && u < p.hidden) exchange.put(0, local, u, Multiplier::rounded(row<T>(r.h0, n)[u]));
       }
     exchange.release(0);
   }
 
   LF_DEVICE float* gates(const DeviceStep& step, int n) const {
-    return static_cast<float*>(p.gates) + (step.row + n) * kGates * p.hidden + at.unit;
+    return static_cast<float*>(r.gates) + (step.row + n) * kGates * p.hidden + at.unit;
   }
 
   LF_DEVICE Pre load(const DeviceStep& step, int j) const {
@@ -245,9 +274,9 @@ struct PersistentForwardKernel {
         Cell::template forward<MathFor<T>>(x, in, out, keep);
         const T h = converted<T>(out[0]);
         exchange.put(s + 1, local, u, Multiplier::rounded(h));
-        row_at<T>(p.y, p, step, n)[u] = h;
+        row_at<T>(r.y, p, step, n)[u] = h;
         const bool ends = n >= next.active;
-        if (ends && p.h_n.data) row<T>(p.h_n, n)[u] = h;
+        if (ends && r.h_n.data) row<T>(r.h_n, n)[u] = h;
         if (p.keep) {
           float* to = gates(step, n);
 #pragma unroll
@@ -255,8 +284,8 @@ struct PersistentForwardKernel {
         }
         if constexpr (Cell::kStates > 1) {
           shared.own(at, j, group * 2 + e) = out[1];
-          if (p.keep) static_cast<float*>(p.c)[(step.row + n) * p.hidden + u] = out[1];
-          if (ends && p.c_n.data) convert(row<T>(p.c_n, n)[u], out[1]);
+          if (p.keep) static_cast<float*>(r.c)[(step.row + n) * p.hidden + u] = out[1];
+          if (ends && r.c_n.data) convert(row<T>(r.c_n, n)[u], out[1]);
         }
       }
     }
@@ -264,49 +293,36 @@ struct PersistentForwardKernel {
 };
 
 template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
-struct PersistentBackwardKernel {
-  using T = typename Multiplier::Element;
-  static constexpr int kGates = Cell::kGates, kGroups = S::kHalves;  // a hidden unit is one row
+struct PersistentBackwardKernel
+    : PersistentKernel<PersistentBackward, Multiplier, S, S::kHalves, ExchangePolicy> {  // a hidden unit is one row
+  using Base = PersistentKernel<PersistentBackward, Multiplier, S, S::kHalves, ExchangePolicy>;
+  using Base::p, Base::r, Base::at, Base::shared, Base::exchange, Base::unit, Base::kGroups;
+  using typename Base::T;
+  static constexpr int kGates = Cell::kGates;
 
   // What the cell needs of one step, for the thread's units and sequences.
   struct Saved {
     float gates[kGroups][2][Cell::kSaved], c[kGroups][2], c_before[kGroups][2], dy[kGroups][2];
   };
 
-  const PersistentBackward& p;
-  const Place at;
-  const SharedMemory<S, kGroups * 2> shared;
-  const ExchangePolicy<T> exchange;
-
-  LF_DEVICE explicit PersistentBackwardKernel(const PersistentBackward& params)
-      : p(params),
-        at(p.plan.tiling),
-        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
-        exchange(p, shared.operand) {}
-
-  LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
+  using Base::Base;
 
   LF_DEVICE void run() {
-    Weights<S> weights;
-    const int depth0 = at.slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T))), first = at.unit - at.g;
-    load_weights<Multiplier, true>(weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane,
-                                   [&](int half, int g, int depth) {
-                                     const int u = first + half * 8 + g, col = depth0 + depth,
-                                               gate = col / p.gate_width, from = col % p.gate_width;
-                                     const bool inside = u < p.hidden && gate < kGates && from < p.hidden;
-                                     return inside ? weight_at<T>(p.w_hh, gate * p.hidden + from, u) : T{};
-                                   });
-    dev::sync_block();  // the weights have left shared memory
+    const Weights<S> weights = Base::template take_weights<true>([&](int half, int first, int col) {
+      const int u = first + half * 8, gate = col / p.gate_width, from = col % p.gate_width;
+      const bool inside = u < p.hidden && gate < kGates && from < p.hidden;
+      return inside ? weight_at<T>(r.w_hh, gate * p.hidden + from, u) : T{};
+    });
     shared.clear_operand();
     dev::sync_block();
     exchange.begin();
     exchange.release(0);  // zeros: the product of the first step is not used
     // Against forward's order. After the last step one more product gives the gradient of h0.
-    DeviceStep after = device_step(p, -1), step = device_step(p, p.reverse ? 0 : p.steps - 1);
-    const int products = p.steps + (p.dh0.data || p.dc0.data ? 1 : 0);
+    DeviceStep after = device_step(p, -1), step = device_step(p, r.reverse ? 0 : p.steps - 1);
+    const int products = p.steps + (r.dh0.data || r.dc0.data ? 1 : 0);
 #pragma unroll 1
     for (int s = 0; s < products; s++) {
-      const DeviceStep before = device_step(p, p.reverse ? step.t + 1 : step.t - 1);
+      const DeviceStep before = device_step(p, r.reverse ? step.t + 1 : step.t - 1);
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, before, j); },
           [&](int j, const Saved& saved, const Sums<S>& sums) { finish(s, after, step, j, saved, sums); });
@@ -322,20 +338,20 @@ struct PersistentBackwardKernel {
       const int n = at.first + at.local(j, e);
       if (j >= at.t.tiles || n >= step.active) continue;
       const int64_t at_row = step.row + n;
-      const float* gates = static_cast<const float*>(p.gates) + at_row * kGates * p.hidden + at.unit;
+      const float* gates = static_cast<const float*>(r.gates) + at_row * kGates * p.hidden + at.unit;
 #pragma unroll
       for (int group = 0; group < kGroups; group++) {
         if (unit(group) >= p.hidden) continue;
 #pragma unroll
         for (int i = 0; i < Cell::kSaved; i++) saved.gates[group][e][i] = gates[i * p.hidden + group * 8];
-        if (p.dy.data) saved.dy[group][e] = converted<float>(row_at<T>(p.dy, p, step, n)[unit(group)]);
+        if (r.dy.data) saved.dy[group][e] = converted<float>(row_at<T>(r.dy, p, step, n)[unit(group)]);
         if constexpr (Cell::kStates > 1) {
-          const float* c = static_cast<const float*>(p.c) + unit(group);
+          const float* c = static_cast<const float*>(r.c) + unit(group);
           saved.c[group][e] = c[at_row * p.hidden];
           if (n < before.active)
             saved.c_before[group][e] = c[(before.row + n) * p.hidden];
-          else if (p.c0.data)
-            saved.c_before[group][e] = converted<float>(row<T>(p.c0, n)[unit(group)]);
+          else if (r.c0.data)
+            saved.c_before[group][e] = converted<float>(row<T>(r.c0, n)[unit(group)]);
         }
       }
     }
@@ -356,13 +372,13 @@ struct PersistentBackwardKernel {
         float dh = sums.of(group, e);
         if (n >= step.active) {
           if (goes_on) {  // the step after this one was the sequence's first
-            if (p.dh0.data) convert(row<T>(p.dh0, n)[u], dh);
+            if (r.dh0.data) convert(row<T>(r.dh0, n)[u], dh);
             if constexpr (Cell::kStates > 1)
-              if (p.dc0.data) convert(row<T>(p.dc0, n)[u], shared.own(at, j, group * 2 + e));
+              if (r.dc0.data) convert(row<T>(r.dc0, n)[u], shared.own(at, j, group * 2 + e));
           }
           continue;
         }
-        if (!goes_on) dh = p.dh_n.data ? converted<float>(row<T>(p.dh_n, n)[u]) : 0.f;
+        if (!goes_on) dh = r.dh_n.data ? converted<float>(row<T>(r.dh_n, n)[u]) : 0.f;
         float keep[Cell::kSaved], in[Cell::kStates], out[Cell::kStates], dout[Cell::kStates], dpre[kGates],
             din[Cell::kStates];
 #pragma unroll
@@ -372,12 +388,12 @@ struct PersistentBackwardKernel {
         if constexpr (Cell::kStates > 1) {
           in[1] = saved.c_before[group][e], out[1] = saved.c[group][e];
           dout[1] = goes_on       ? shared.own(at, j, group * 2 + e)
-                    : p.dc_n.data ? converted<float>(row<T>(p.dc_n, n)[u])
+                    : r.dc_n.data ? converted<float>(row<T>(r.dc_n, n)[u])
                                   : 0.f;
         }
         Cell::template backward<MathFor<T>>(keep, in, out, dout, dpre, din);
         if constexpr (Cell::kStates > 1) shared.own(at, j, group * 2 + e) = din[1];
-        T* dgates = static_cast<T*>(p.dgates) + (step.row + n) * kGates * p.hidden + u;
+        T* dgates = static_cast<T*>(r.dgates) + (step.row + n) * kGates * p.hidden + u;
 #pragma unroll
         for (int gate = 0; gate < kGates; gate++) {
           const T d = converted<T>(dpre[gate]);

@@ -57,7 +57,7 @@ template <class Instances, class Params>
 Result launch_persistent(const Params& p, void* stream, const char* name) {
   const Tiling& t = p.plan.tiling;
   dev::Launch shape;
-  shape.blocks = static_cast<unsigned>(t.blocks());
+  shape.blocks = static_cast<unsigned>(p.plan.runs * t.blocks());
   shape.threads = static_cast<unsigned>(t.threads());
   shape.shared_bytes = static_cast<size_t>(t.shared_bytes);
   shape.cluster = p.plan.regime == Regime::kCluster ? static_cast<unsigned>(t.group_blocks) : 1;

@@ -50,14 +50,15 @@ struct Tiling {
   LF_HOST_DEVICE int warps() const { return slices * unit_warps; }
   int weight_registers() const { return row_tiles * depth_tiles * 4; }
   int threads() const { return 32 * warps(); }
-  int blocks() const { return groups * group_blocks; }
+  LF_HOST_DEVICE int blocks() const { return groups * group_blocks; }  // of a run
 };
 
 struct Plan {
   Regime regime = Regime::kGeneral;
   Multiplier multiplier = Multiplier::kTensorCores;
   Tiling tiling;            // of a persistent regime
-  double microseconds = 0;  // expected of a step, without the products over all rows; from a model, not measured
+  int runs = 1;             // that share a launch, on SMs of their own; else each has one, after the other
+  double microseconds = 0;  // expected of a launch's step, without the products over all rows; a model, not measured
   const char* reason = "";  // why not a persistent regime
 };
 
@@ -69,6 +70,7 @@ struct Request {
   bool tf32 = false;
   int64_t batch = 1, hidden = 1, projection = 0;
   int64_t steps = 100;
+  int runs = 1;  // alike, and independent of each other: 2 for both directions of a layer
 };
 
 // The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)

@@ -142,13 +142,14 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
     const at::Tensor y = layer == problem.layers - 1 ? out.output
                          : save_for_backward         ? out.hidden[layer]
                                                      : call.rows(width);
+    Directions<ForwardParams> runs;
     for (int64_t d = 0; d < problem.directions; d++) {
       const int64_t run = layer * problem.directions + d;
-      auto p = call.params<ForwardParams>(run, x, y, out.reserve);
+      auto& p = runs.emplace_back(call.params<ForwardParams>(run, x, y, out.reserve));
       p.h_n = mutable_state(out.h_n, run);
       if (problem.states > 1) p.c_n = mutable_state(out.c_n, run);
-      device.forward(p, call.input(), problem.float32_precision);
     }
+    device.forward(runs, call.input(), problem.float32_precision);
     if (layer < problem.layers - 1) x = call.drop(y, layer);
   }
   if (!save_for_backward) out.hidden = call.nothing(), out.reserve = call.nothing();
@@ -208,9 +209,10 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
     const at::Tensor y = layer == problem.layers - 1 ? output : hidden[layer];
     const at::Tensor x = layer == 0 ? input : call.drop(hidden[layer - 1], layer - 1);
     const at::Tensor dx = below[layer] ? call.rows(problem.layer_input(layer)) : at::Tensor();
+    Directions<BackwardParams> runs;
     for (int64_t d = 0; d < problem.directions; d++) {
       const int64_t run = layer * problem.directions + d;
-      auto p = call.params<BackwardParams>(run, x, y, reserve);
+      auto& p = runs.emplace_back(call.params<BackwardParams>(run, x, y, reserve));
       p.dy = rows_of<ConstRows>(dy, packed, d * problem.shape.output());
       p.dh_n = state(dh_n, run);
       p.dc_n = state(dc_n, run);
@@ -223,8 +225,8 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
       p.dw_hh = mutable_matrix(dw[1]);
       if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
       if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
-      device.backward(p, input, problem.float32_precision);
     }
+    device.backward(runs, input, problem.float32_precision);
     if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
     if (layer == 0 && wanted[0]) out.input = dx;
   }

@@ -35,11 +35,11 @@ bool is_refusal(const cuda::Result& result) {
          (result.code == cudaErrorCooperativeLaunchTooLarge || result.code == cudaErrorLaunchOutOfResources);
 }
 
-// One run (a layer in one direction) on the device and stream of the tensors.
+// One layer on the device and stream of the tensors.
 template <class Params>
-void run(Params& p, const at::Tensor& like, std::optional<Float32Precision> precision,
-         size_t (*workspace_bytes)(const Params&, const cuda::Context&),
-         cuda::Result (*kernels)(const Params&, const cuda::Context&)) {
+void run(Directions<Params>& directions, const at::Tensor& like, std::optional<Float32Precision> precision,
+         size_t (*workspace_bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
+         cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
   const c10::cuda::CUDAGuard guard(like.device());
   CudaDevice& device = CudaDevice::ready(like.device().index());
   cuda::Context context;
@@ -51,12 +51,13 @@ void run(Params& p, const at::Tensor& like, std::optional<Float32Precision> prec
   CudaProducts products(context.allow_tf32);
   context.blas = products.blas();
 
+  const cuda::RunsOf<Params> runs(directions.data(), static_cast<int>(directions.size()));
   const auto attempt = [&] {
     // Given back to the allocator on return: it hands memory out again in the order of the stream.
     const at::Tensor memory =
-        at::empty({static_cast<int64_t>(workspace_bytes(p, context))}, like.options().dtype(at::kByte));
-    p.workspace = memory.mutable_data_ptr();
-    return kernels(p, context);
+        at::empty({static_cast<int64_t>(workspace_bytes(runs, context))}, like.options().dtype(at::kByte));
+    directions[0].workspace = memory.mutable_data_ptr();
+    return kernels(runs, context);
   };
   cuda::Result result = attempt();
   if (context.persistent && is_refusal(result)) {
@@ -70,13 +71,14 @@ void run(Params& p, const at::Tensor& like, std::optional<Float32Precision> prec
   check(result);
 }
 
-const Device kCuda{cuda::reserve_width,
-                   [](ForwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision) {
-                     run(p, like, precision, cuda::forward_workspace_bytes, cuda::forward);
-                   },
-                   [](BackwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision) {
-                     run(p, like, precision, cuda::backward_workspace_bytes, cuda::backward);
-                   }};
+const Device kCuda{
+    cuda::reserve_width,
+    [](Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(runs, like, precision, cuda::forward_workspace_bytes, cuda::forward);
+    },
+    [](Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(runs, like, precision, cuda::backward_workspace_bytes, cuda::backward);
+    }};
 
 }  // namespace
 

@@ -53,30 +53,33 @@ int gemm(void*, const cuda::Gemm& g) {
 }
 
 template <class Params>
-void run(Params& p, const at::Tensor& like, std::optional<Float32Precision> precision,
-         size_t (*workspace_bytes)(const Params&, const cuda::Context&),
-         cuda::Result (*kernels)(const Params&, const cuda::Context&)) {
+void run(Directions<Params>& directions, const at::Tensor& like, std::optional<Float32Precision> precision,
+         size_t (*workspace_bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
+         cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
   emulation::options().seed = static_cast<uint64_t>(from_environment("LSTMFAST_EMULATED_SEED", 1));
   cuda::Context context;
   context.gpu = gpu();
   context.blas = {&gemm, nullptr};
   context.allow_tf32 = precision.value_or(Float32Precision::kHighest) != Float32Precision::kHighest;
   // Not zeros, that memory which nobody writes is found; aligned as torch's CUDA allocator aligns.
-  const size_t bytes = workspace_bytes(p, context);
+  const cuda::RunsOf<Params> runs(directions.data(), static_cast<int>(directions.size()));
+  const size_t bytes = workspace_bytes(runs, context);
   const at::Tensor memory = at::full({static_cast<int64_t>(bytes) + 512}, 0xff, like.options().dtype(at::kByte));
-  p.workspace = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.mutable_data_ptr()) + 511) / 512 * 512);
-  const cuda::Result result = kernels(p, context);
+  directions[0].workspace =
+      reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.mutable_data_ptr()) + 511) / 512 * 512);
+  const cuda::Result result = kernels(runs, context);
   TORCH_CHECK(result.ok(), "lstmfast, emulated: status ", static_cast<int>(result.status), ", code ", result.code,
               " at ", result.where);
 }
 
-const Device kEmulated{cuda::reserve_width,
-                       [](ForwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision) {
-                         run(p, like, precision, cuda::forward_workspace_bytes, cuda::forward);
-                       },
-                       [](BackwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision) {
-                         run(p, like, precision, cuda::backward_workspace_bytes, cuda::backward);
-                       }};
+const Device kEmulated{
+    cuda::reserve_width,
+    [](Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(runs, like, precision, cuda::forward_workspace_bytes, cuda::forward);
+    },
+    [](Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(runs, like, precision, cuda::backward_workspace_bytes, cuda::backward);
+    }};
 
 }  // namespace
 
