@@ -87,7 +87,8 @@ class Call {
   }
   bool goes_at_once(bool backward) const {
     if (!device_.stacks || problem_.layers == 1 || problem_.directions > 1) return false;
-    return device_.stacks(params<ForwardParams>(0, input_, {}, {}), problem_.layers, backward, input_, a_.allow_tf32);
+    return device_.stacks(params<ForwardParams>(0, input_, {}, {}), problem_.layers, backward, input_,
+                          problem_.float32_precision);
   }
 
   // x is the layer's input, y its output, reserve what this run keeps for backward (undefined: nothing).
@@ -127,14 +128,24 @@ class Call {
 
 at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options) { return at::empty(sizes, options); }
 
-Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward) {
+Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward, Outputs out) {
   const Call call(device, a);
   const Problem& problem = call.problem();
   const int64_t width = problem.output_width();
-  Outputs out;
-  out.output = call.rows(width);
-  out.h_n = call.states(problem.shape.output());
-  out.c_n = problem.states > 1 ? call.states(problem.shape.hidden) : call.nothing();
+  const auto result = [&](at::Tensor& t, const char* name, at::IntArrayRef shape, auto&& make) {
+    if (!t.defined()) return static_cast<void>(t = make());
+    check_like(t, name, call.input(), shape);
+    TORCH_CHECK(t.is_contiguous(), "lstmfast: ", name, " must be contiguous");
+  };
+  const int64_t batch = problem.shape.batch;
+  result(out.output, "output", problem.rows_shape(width), [&] { return call.rows(width); });
+  result(out.h_n, "h_n", {call.runs(), batch, problem.shape.output()},
+         [&] { return call.states(problem.shape.output()); });
+  if (problem.states > 1)
+    result(out.c_n, "c_n", {call.runs(), batch, problem.shape.hidden},
+           [&] { return call.states(problem.shape.hidden); });
+  else
+    out.c_n = call.nothing();
   if (save_for_backward) {
     out.hidden = device.empty(problem.stacked_rows_shape(problem.layers - 1, width), call.input().options());
     out.reserve = device.empty({call.runs(), problem.shape.rows, problem.reserve_width},
@@ -156,7 +167,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
       const at::Tensor y = output_of(layer);
       Directions<ForwardParams> runs;
       for (int64_t d = 0; d < problem.directions; d++) runs.push_back(params(layer * problem.directions + d, x, y));
-      device.forward(runs, call.input(), a.allow_tf32);
+      device.forward(runs, call.input(), problem.float32_precision);
       if (layer < problem.layers - 1) x = call.drop(y, layer);
     }
   };
@@ -168,7 +179,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
       y.push_back(output_of(layer));
       stack.layers.push_back(params(layer, layer == 0 ? call.input() : y[layer - 1], y[layer]));
     }
-    return device.forward_stack(stack, call.input(), a.allow_tf32);
+    return device.forward_stack(stack, call.input(), problem.float32_precision);
   };
   if (!at_once()) layer_after_layer();
   if (!save_for_backward) out.hidden = call.nothing(), out.reserve = call.nothing();
@@ -252,7 +263,7 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
         runs.push_back(params(layer * problem.directions + d, x, dx));
         runs.back().dy = rows_of<ConstRows>(dy, packed, d * problem.shape.output());
       }
-      device.backward(runs, input, a.allow_tf32);
+      device.backward(runs, input, problem.float32_precision);
       if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
       if (layer == 0 && wanted[0]) out.input = dx;
     }
@@ -267,7 +278,7 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
       stack.layers.push_back(params(layer, x[layer], layer == 0 ? dx : at::Tensor()));
     }
     stack.layers.back().dy = rows_of<ConstRows>(dy, packed);
-    if (!device.backward_stack(stack, input, a.allow_tf32)) return false;
+    if (!device.backward_stack(stack, input, problem.float32_precision)) return false;
     out.input = dx;
     return true;
   };

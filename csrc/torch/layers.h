@@ -24,20 +24,21 @@ struct Stack {
   double scale = 1;
 };
 
-// `like` is a tensor of the call's dtype and device; allow_tf32 as in Arguments.
+// `like` is a tensor of the call's dtype and device; without a precision the device asks torch.
 struct Device {
   ReserveWidth reserve_width;
-  void (*forward)(Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<bool> allow_tf32);
-  void (*backward)(Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<bool> allow_tf32);
+  void (*forward)(Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision);
+  void (*backward)(Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision);
   at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options) = plain_empty;  // memory for results
 
   // Whether so many layers like this one are worth doing at once (null: never), and that: false if it cannot be after
   // all, and nothing has been done.
   bool (*stacks)(const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor& like,
-                 std::optional<bool> allow_tf32) = nullptr;
-  bool (*forward_stack)(Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<bool> allow_tf32) = nullptr;
+                 std::optional<Float32Precision> precision) = nullptr;
+  bool (*forward_stack)(Stack<ForwardParams>& stack, const at::Tensor& like,
+                        std::optional<Float32Precision> precision) = nullptr;
   bool (*backward_stack)(Stack<BackwardParams>& stack, const at::Tensor& like,
-                         std::optional<bool> allow_tf32) = nullptr;
+                         std::optional<Float32Precision> precision) = nullptr;
 };
 
 struct Outputs {
@@ -62,7 +63,8 @@ struct InputGradients {
   std::vector<at::Tensor> hx, weights;
 };
 
-Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward);
+// Results go into the tensors of `given` that are defined, which must be as above and share no memory with an argument.
+Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward, Outputs given = {});
 InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
                                const Gradients& grads, const std::vector<bool>& wanted);
 

@@ -35,11 +35,12 @@ bool is_refusal(const cuda::Result& result) {
          (result.code == cudaErrorCooperativeLaunchTooLarge || result.code == cudaErrorLaunchOutOfResources);
 }
 
-cuda::Context context_of(const CudaDevice& device, const at::Tensor& like, std::optional<bool> allow_tf32) {
+cuda::Context context_of(const CudaDevice& device, const at::Tensor& like, std::optional<Float32Precision> precision) {
   cuda::Context context;
   context.gpu = device.info();
   context.stream = c10::cuda::getCurrentCUDAStream(like.device().index()).stream();
-  context.allow_tf32 = allow_tf32 ? *allow_tf32 : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
+  context.allow_tf32 =
+      precision ? *precision != Float32Precision::kHighest : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
   context.persistent = device.persistent();
   return context;
 }
@@ -57,8 +58,8 @@ constexpr Kernels<BackwardParams> kBackward{cuda::backward_workspace_bytes, cuda
 // so it will be next time.
 template <class Params>
 bool attempt(CudaDevice& device, std::vector<Params>& params, const cuda::RunsOf<Params>& runs, const at::Tensor& like,
-             std::optional<bool> allow_tf32, const Kernels<Params>& kernels) {
-  cuda::Context context = context_of(device, like, allow_tf32);
+             std::optional<Float32Precision> precision, const Kernels<Params>& kernels) {
+  cuda::Context context = context_of(device, like, precision);
   CudaProducts products(context.allow_tf32);
   context.blas = products.blas();
   // Given back to the allocator on return: it hands memory out again in the order of the stream.
@@ -71,57 +72,57 @@ bool attempt(CudaDevice& device, std::vector<Params>& params, const cuda::RunsOf
     device.refuse_persistent();
     return false;
   }
+  if (runs.stacked && result.status == Status::kTooLarge) return false;  // refused to another thread meanwhile
   check(result);
   return true;
 }
 
 // One layer.
 template <class Params>
-void run(Directions<Params>& directions, const at::Tensor& like, std::optional<bool> allow_tf32,
+void run(Directions<Params>& directions, const at::Tensor& like, std::optional<Float32Precision> precision,
          const Kernels<Params>& kernels) {
   const c10::cuda::CUDAGuard guard(like.device());
   CudaDevice& device = CudaDevice::ready(like.device().index());
   const cuda::RunsOf<Params> runs(directions.data(), static_cast<int>(directions.size()));
-  if (!attempt(device, directions, runs, like, allow_tf32, kernels))
-    attempt(device, directions, runs, like, allow_tf32, kernels);
+  if (!attempt(device, directions, runs, like, precision, kernels))
+    attempt(device, directions, runs, like, precision, kernels);
 }
 
 bool stacks(const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor& like,
-            std::optional<bool> allow_tf32) {
+            std::optional<Float32Precision> precision) {
   const c10::cuda::CUDAGuard guard(like.device());
   const CudaDevice& device = CudaDevice::ready(like.device().index());
-  return cuda::stacks(layer, layers, context_of(device, like, allow_tf32), backward);
+  return cuda::stacks(layer, layers, context_of(device, like, precision), backward);
 }
 template <class Params>
-bool run_stack(Stack<Params>& stack, const at::Tensor& like, std::optional<bool> allow_tf32,
+bool run_stack(Stack<Params>& stack, const at::Tensor& like, std::optional<Float32Precision> precision,
                const Kernels<Params>& kernels) {
   const c10::cuda::CUDAGuard guard(like.device());
   CudaDevice& device = CudaDevice::ready(like.device().index());
   cuda::RunsOf<Params> runs(stack.layers.data(), static_cast<int>(stack.layers.size()));
   runs.stacked = true, runs.kept = stack.kept, runs.scale = stack.scale;
-  return attempt(device, stack.layers, runs, like, allow_tf32, kernels);
+  return attempt(device, stack.layers, runs, like, precision, kernels);
 }
 
 const Device kCuda{cuda::reserve_width,
-                   [](Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                     run(runs, like, allow_tf32, kForward);
-                   },
-                   [](Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                     run(runs, like, allow_tf32, kBackward);
-                   },
+                   [](Directions<ForwardParams>& runs, const at::Tensor& like,
+                      std::optional<Float32Precision> precision) { run(runs, like, precision, kForward); },
+                   [](Directions<BackwardParams>& runs, const at::Tensor& like,
+                      std::optional<Float32Precision> precision) { run(runs, like, precision, kBackward); },
                    plain_empty,
                    stacks,
-                   [](Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                     return run_stack(stack, like, allow_tf32, kForward);
+                   [](Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
+                     return run_stack(stack, like, precision, kForward);
                    },
-                   [](Stack<BackwardParams>& stack, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                     return run_stack(stack, like, allow_tf32, kBackward);
+                   [](Stack<BackwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
+                     return run_stack(stack, like, precision, kBackward);
                    }};
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lstmfast, CUDA, m) {
   m.impl("forward", forward_op<kCuda>);
+  m.impl("forward_into", forward_into_op<kCuda>);
   m.impl("backward", backward_op<kCuda>);
 }
 

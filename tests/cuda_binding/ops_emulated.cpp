@@ -52,20 +52,21 @@ int gemm(void*, const cuda::Gemm& g) {
   return 0;
 }
 
-cuda::Context context_of(std::optional<bool> allow_tf32) {
+cuda::Context context_of(std::optional<Float32Precision> precision) {
   cuda::Context context;
   context.gpu = gpu();
   context.blas = {&gemm, nullptr};
-  context.allow_tf32 = allow_tf32.value_or(false);
+  context.allow_tf32 = precision.value_or(Float32Precision::kHighest) != Float32Precision::kHighest;
   return context;
 }
 
 template <class Params>
 void run(std::vector<Params>& params, const cuda::RunsOf<Params>& runs, const at::Tensor& like,
-         std::optional<bool> allow_tf32, size_t (*workspace_bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
+         std::optional<Float32Precision> precision,
+         size_t (*workspace_bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
          cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
   emulation::options().seed = static_cast<uint64_t>(from_environment("LSTMFAST_EMULATED_SEED", 1));
-  const cuda::Context context = context_of(allow_tf32);
+  const cuda::Context context = context_of(precision);
   // Not zeros, that memory which nobody writes is found; aligned as torch's CUDA allocator aligns.
   const size_t bytes = workspace_bytes(runs, context);
   const at::Tensor memory = at::full({static_cast<int64_t>(bytes) + 512}, 0xff, like.options().dtype(at::kByte));
@@ -88,22 +89,23 @@ cuda::RunsOf<Params> runs_of(const Stack<Params>& stack) {
 
 const Device kEmulated{
     cuda::reserve_width,
-    [](Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<bool> allow_tf32) {
-      run(runs, runs_of(runs), like, allow_tf32, cuda::forward_workspace_bytes, cuda::forward);
+    [](Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(runs, runs_of(runs), like, precision, cuda::forward_workspace_bytes, cuda::forward);
     },
-    [](Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<bool> allow_tf32) {
-      run(runs, runs_of(runs), like, allow_tf32, cuda::backward_workspace_bytes, cuda::backward);
+    [](Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(runs, runs_of(runs), like, precision, cuda::backward_workspace_bytes, cuda::backward);
     },
     plain_empty,
-    [](const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor&, std::optional<bool> allow_tf32) {
-      return cuda::stacks(layer, layers, context_of(allow_tf32), backward);
+    [](const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor&,
+       std::optional<Float32Precision> precision) {
+      return cuda::stacks(layer, layers, context_of(precision), backward);
     },
-    [](Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<bool> allow_tf32) {
-      run(stack.layers, runs_of(stack), like, allow_tf32, cuda::forward_workspace_bytes, cuda::forward);
+    [](Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(stack.layers, runs_of(stack), like, precision, cuda::forward_workspace_bytes, cuda::forward);
       return true;
     },
-    [](Stack<BackwardParams>& stack, const at::Tensor& like, std::optional<bool> allow_tf32) {
-      run(stack.layers, runs_of(stack), like, allow_tf32, cuda::backward_workspace_bytes, cuda::backward);
+    [](Stack<BackwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(stack.layers, runs_of(stack), like, precision, cuda::backward_workspace_bytes, cuda::backward);
       return true;
     }};
 
@@ -111,6 +113,7 @@ const Device kEmulated{
 
 TORCH_LIBRARY_IMPL(lstmfast, CPU, m) {
   m.impl("forward", forward_op<kEmulated>);
+  m.impl("forward_into", forward_into_op<kEmulated>);
   m.impl("backward", backward_op<kEmulated>);
 }
 
