@@ -17,6 +17,7 @@ def cuda_plan(
     hidden_size: int,
     proj_size: int,
     directions: int,
+    layers: int,
     backward: bool,
     allow_tf32: bool,
     gpu: str | int,

@@ -12,7 +12,7 @@ class Backward : public Call {
   static constexpr const char* kName = "backward";
   static bool wants_offsets(const Params& p) { return p.dw_hh.data; }
 
-  Backward(const Params& p, const Common& common, Arena& arena) : Call(p, common, arena), q_(p) {
+  Backward(const Params& p, const Common& common, Arena& arena, bool is_fed) : Call(p, common, arena, is_fed), q_(p) {
     const int64_t batch = p.shape.batch, width = gates_ * hidden_;
     if (p.dw_ih.data) x_ = operand(p.x, input_);
     if (p.dx.data) w_ih_ = operand(p.w_ih, width, input_);
@@ -50,10 +50,18 @@ class Backward : public Call {
     return result_;
   }
 
-  static Result launch(const Common& common, const std::optional<Backward> (&runs)[kMostRuns]) {
+  static Result launch(const Common& common, const std::optional<Backward> (&runs)[kMostRuns],
+                       const BackwardRuns& call) {
     PersistentBackward b{};
     static_cast<PersistentCall&>(b) = common.persistent_call();
-    for (int i = 0; i < common.plan.runs; i++) b.runs[i] = runs[i]->persistent_run();
+    b.scale = static_cast<float>(call.scale);
+    for (int i = 0; i < common.plan.runs; i++) {
+      b.runs[i] = runs[i]->persistent_run();
+      if (!runs[i]->is_fed_) continue;
+      b.runs[i].w_beside = runs[i - 1]->p_.w_ih;
+      const int layer = call.count - 1 - i;
+      if (call.kept) b.runs[i].kept = call.kept + layer * runs[i]->rows_ * runs[i]->hidden_;
+    }
     return persistent_backward(common.like.dtype, common.plan.multiplier)->launch(b, common.context.stream);
   }
 

@@ -29,7 +29,8 @@ Common::Common(const ForwardParams& like, const Context& context, const Request&
     : like(like), context(context), request(request), plan(plan) {
   const int64_t offset_bytes = (like.shape.steps + 1) * static_cast<int64_t>(sizeof(int64_t));
   offsets_ = static_cast<int64_t*>(arena.take(offset_bytes, like.shape.offsets && (wants_offsets || is_persistent())));
-  exchange_ = static_cast<char*>(arena.take(flag_bytes() + exchange_bytes(), plan.regime == Regime::kWholeGpu));
+  exchange_ = static_cast<char*>(
+      arena.take(meeting_bytes(), plan.regime == Regime::kWholeGpu || plan.regime == Regime::kStack));
 }
 Result Common::prepare() const {
   for (int64_t i = 0; offsets_ && i <= like.shape.steps; i += UploadOffsets::kPiece) {
@@ -41,7 +42,7 @@ Result Common::prepare() const {
     if (!result.ok()) return result;
   }
   if (!exchange_) return {};
-  return clear_memory(exchange_, static_cast<size_t>(flag_bytes() + exchange_bytes()), context.stream);
+  return clear_memory(exchange_, static_cast<size_t>(meeting_bytes()), context.stream);
 }
 PersistentCall Common::persistent_call() const {
   PersistentCall c{};
@@ -55,10 +56,11 @@ PersistentCall Common::persistent_call() const {
   c.exchange_width = static_cast<int>(exchange_width(request));
   c.flags = reinterpret_cast<uint32_t*>(exchange_);
   c.exchange = exchange_ ? exchange_ + flag_bytes() : nullptr;
+  c.handed = exchange_ ? exchange_ + flag_bytes() + exchange_bytes() : nullptr;
   return c;
 }
 
-Call::Call(const ForwardParams& p, const Common& common, Arena& arena)
+Call::Call(const ForwardParams& p, const Common& common, Arena& arena, bool is_fed)
     : p_(p),
       common_(common),
       context_(common.context),
@@ -73,6 +75,7 @@ Call::Call(const ForwardParams& p, const Common& common, Arena& arena)
       compute_size_(compute_size_of(p.dtype)),
       has_c_(cell_info(p.cell).states > 1),
       projects_(p.shape.projection > 0),
+      is_fed_(is_fed),
       arena_(arena) {
   if (!p.reserve) return;
   reserve_.gates = static_cast<char*>(p.reserve);

@@ -53,18 +53,24 @@ class Common {
  private:
   int64_t groups() const { return int64_t{plan.runs} * plan.tiling.groups; }
   int64_t flag_bytes() const { return groups() * kFlagStride * static_cast<int64_t>(sizeof(uint32_t)); }
-  int64_t exchange_bytes() const {
-    return 2 * groups() * plan.tiling.tiles * 8 * exchange_width(request) * size_of(request.dtype);
+  int64_t operand_bytes() const {  // of a group
+    return plan.tiling.tiles * 8 * exchange_width(request) * size_of(request.dtype);
   }
+  int64_t exchange_bytes() const { return 2 * groups() * operand_bytes(); }
+  int64_t handed_bytes() const {
+    if (plan.regime != Regime::kStack) return 0;
+    return (plan.runs - 1) * like.shape.steps * plan.tiling.groups * operand_bytes();
+  }
+  int64_t meeting_bytes() const { return flag_bytes() + exchange_bytes() + handed_bytes(); }
 
   int64_t* offsets_;
-  char* exchange_;  // flags, then the operands in exchange
+  char* exchange_;  // flags, the operands in exchange, and what a stack's layers hand on
 };
 
 // One run: a layer in one direction.
 class Call {
  protected:
-  Call(const ForwardParams& p, const Common& common, Arena& arena);
+  Call(const ForwardParams& p, const Common& common, Arena& arena, bool is_fed);
 
   // ---- the layout of the workspace
   Operand operand(const ConstMatrix& m, int64_t rows, int64_t columns);
@@ -123,6 +129,7 @@ class Call {
   const Steps steps_;
   const int64_t gates_, input_, hidden_, output_, rows_, size_, compute_size_;
   const bool has_c_, projects_;
+  const bool is_fed_;  // in a stack: another layer hands on what is the input, or the gradient of the output
   Arena& arena_;
   Reserve reserve_;
   char* recurrent_weights_ = nullptr;  // T [G*H, H]: W_hh W_hr, where the recurrence is closed
@@ -140,20 +147,23 @@ Result for_runs(const RunsOf<typename Run::Params>& runs, const Context& context
   const auto& like = runs.at[0];
   if (!is_known(like)) return {Status::kUnknownCell, 0, Run::kName};
   if (like.shape.rows == 0) return {};
-  const Request request = request_for(like, runs.count, context, Run::kBackward);
-  const Plan plan = plan_for(like, runs.count, context, Run::kBackward);
+  const Request request = request_for(like, runs.count, runs.stacked, context, Run::kBackward);
+  const Plan plan = plan_for(like, runs.count, runs.stacked, context, Run::kBackward);
+  if (runs.stacked && plan.regime != Regime::kStack) return {Status::kTooLarge, 0, "a stack that does not fit"};
   for (int first = 0; first < runs.count; first += plan.runs) {
     Arena arena(like.workspace);
     const Common common(runs.at[first], context, request, plan, arena, Run::wants_offsets(runs.at[first]));
     std::optional<Run> run[kMostRuns];
-    for (int i = 0; i < plan.runs; i++) run[i].emplace(runs.at[first + i], common, arena);
+    // A stack's layers in the order in which they hand on.
+    const auto at = [&](int i) { return runs.stacked && Run::kBackward ? runs.count - 1 - i : first + i; };
+    for (int i = 0; i < plan.runs; i++) run[i].emplace(runs.at[at(i)], common, arena, runs.stacked && i > 0);
     if (bytes) {
       *bytes = std::max(*bytes, arena.used());
       continue;
     }
     Result result = common.prepare();
     for (int i = 0; i < plan.runs && result.ok(); i++) result = run[i]->begin();
-    if (result.ok()) result = common.is_persistent() ? Run::launch(common, run) : run[0]->recur();
+    if (result.ok()) result = common.is_persistent() ? Run::launch(common, run, runs) : run[0]->recur();
     for (int i = 0; i < plan.runs && result.ok(); i++) result = run[i]->end();
     if (!result.ok()) return result;
   }

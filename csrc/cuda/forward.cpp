@@ -12,23 +12,24 @@ class Forward : public Call {
   static constexpr const char* kName = "forward";
   static bool wants_offsets(const Params&) { return false; }
 
-  Forward(const Params& p, const Common& common, Arena& arena) : Call(p, common, arena) {
-    x_ = operand(p.x, input_);
+  Forward(const Params& p, const Common& common, Arena& arena, bool is_fed) : Call(p, common, arena, is_fed) {
+    if (!is_fed_) x_ = operand(p.x, input_);
     if (!is_persistent() || (projects_ && p.h0.data)) take_initial_state();
-    w_ih_ = operand(p.w_ih, gates_ * hidden_, input_);
+    if (!is_fed_) w_ih_ = operand(p.w_ih, gates_ * hidden_, input_);
     take_recurrent_weights();
     b_ih_ = bias(p.b_ih);
     b_hh_ = bias(p.b_hh);
     if (p.reserve) return;
     const int64_t batch = p.shape.batch;
-    reserve_.gates = static_cast<char*>(arena_.take(rows_ * gates_ * hidden_ * compute_size_));
+    reserve_.gates = static_cast<char*>(arena_.take(rows_ * gates_ * hidden_ * compute_size_, !is_fed_));
     c_state_ = static_cast<char*>(arena_.take(batch * hidden_ * compute_size_, has_c_ && !is_persistent()));
     cell_out_ = static_cast<char*>(arena_.take((is_persistent() ? rows_ : batch) * hidden_ * size_, projects_));
   }
 
   Result begin() {
-    gemm("x w_ih", true, rows_, gates_ * hidden_, input_, readable(x_), transposed(readable(w_ih_)),
-         {reserve_.gates, gates_ * hidden_, 1});
+    if (!is_fed_)
+      gemm("x w_ih", true, rows_, gates_ * hidden_, input_, readable(x_), transposed(readable(w_ih_)),
+           {reserve_.gates, gates_ * hidden_, 1});
     biases_[0] = readable(b_ih_).data;
     biases_[1] = readable(b_hh_).data;
     if (is_closed()) {
@@ -45,11 +46,15 @@ class Forward : public Call {
     return result_;
   }
 
-  static Result launch(const Common& common, const std::optional<Forward> (&runs)[kMostRuns]) {
+  static Result launch(const Common& common, const std::optional<Forward> (&runs)[kMostRuns], const ForwardRuns& call) {
     PersistentForward f{};
     static_cast<PersistentCall&>(f) = common.persistent_call();
     f.keep = common.like.reserve != nullptr;
-    for (int i = 0; i < common.plan.runs; i++) f.runs[i] = runs[i]->persistent_run();
+    f.scale = static_cast<float>(call.scale);
+    for (int i = 0; i < common.plan.runs; i++) {
+      f.runs[i] = runs[i]->persistent_run();
+      if (call.kept && i + 1 < call.count) f.runs[i].kept = call.kept + i * runs[i]->rows_ * runs[i]->hidden_;
+    }
     return persistent_forward(common.like.dtype, common.plan.multiplier)->launch(f, common.context.stream);
   }
 
@@ -76,6 +81,7 @@ class Forward : public Call {
     PersistentForward::Run r{};
     r.reverse = p_.shape.reverse;
     r.w_hh = recurrent_weights();
+    if (is_fed_) r.w_beside = p_.w_ih;
     r.b_ih = biases_[0], r.b_hh = biases_[1];
     r.gates = reserve_.gates;
     if (is_closed())

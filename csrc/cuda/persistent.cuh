@@ -1,8 +1,11 @@
 // The persistent kernels: one launch runs the recurrence of a whole sequence. Every block holds its part of W_hh in
 // registers and goes through the steps; per step and block, one product, the cell, one exchange (exchange.cuh).
 //
-// A launch goes through one run or two (both directions of a layer), which share nothing: the blocks of the second come
-// after those of the first.
+// A launch goes through several runs, the blocks of one after those of the other: both directions of a layer, which
+// share nothing, or the layers of a stack. There layer l is at step t while the next one is at step t - 1: its blocks
+// hold W_ih too, and its operand has two parts, what the layer beside handed on (h after dropout going forward, gate
+// gradients going backward) and the group's own. Either part has slices of its own, so that backward can apply dropout
+// to the sums of the first.
 //
 // Geometry: a group of blocks has all of W_hh and owns `tiles` x 8 sequences; block r of a group owns unit_warps x
 // warp_units hidden units. `slices` warps share units and split the depth of the product; their sums meet in shared
@@ -57,34 +60,37 @@ LF_DEVICE auto* row_at(const RowsOf<P>& rows, const PersistentCall& p, const Dev
          (p.offsets ? (step.row + n) * rows.row_stride : step.t * rows.step_stride + n * rows.row_stride);
 }
 
-// A block's shared memory: the operand's tiles, the sums of slices, the cell's private state. Before the first step
-// weights pass through it.
+// A block's shared memory: the operand's tiles, the sums of slices, the cell's private state, and in forward the
+// biases. Before the first step weights pass through it.
 template <class S, int values>
 struct SharedMemory {
   unsigned char* operand;
-  float *sums, *state;
+  float *sums, *state, *biases;
 
   LF_DEVICE SharedMemory(const Tiling& t, int operand_rows) {
     operand = dev::shared_memory();
     sums = reinterpret_cast<float*>(operand + operand_rows * t.pitch);
     state = sums + (t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32 : 0);
+    biases = state + t.tiles * t.unit_warps * values * 32;
   }
   // Value i of the state that this thread keeps for tile j: a place that no other thread touches.
   LF_DEVICE float& own(const Place& at, int j, int i) const {
     return state[((j * at.t.unit_warps + at.unit_warp) * values + i) * 32 + at.lane];
+  }
+  // Of the thread's row in a half of the warp's tile: registers are short.
+  LF_DEVICE float& bias(const Place& at, int half) const {
+    return biases[(at.unit_warp * S::kHalves + half) * 8 + at.g];
   }
   LF_DEVICE void store(const Place& at, int j, const Sums<S>& x) const {
 #pragma unroll
     for (int i = 0; i < S::kRowTiles * 4; i++) slot(at, j, at.slice)[i * 32] = x.at[i / 4][i % 4];
   }
   // The slices' sums, added up in their order.
-  LF_DEVICE Sums<S> total(const Place& at, int j) const {
-    Sums<S> x{};
+  LF_DEVICE void add_slices(Sums<S>& x, const Place& at, int j, int first, int last) const {
 #pragma unroll 1
-    for (int slice = 0; slice < at.t.slices; slice++)
+    for (int slice = first; slice < last; slice++)
 #pragma unroll
       for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] += slot(at, j, slice)[i * 32];
-    return x;
   }
   LF_DEVICE float* slot(const Place& at, int j, int slice) const {
     return sums + ((j * at.t.unit_warps + at.unit_warp) * at.t.slices + slice) * S::kRowTiles * 4 * 32 + at.lane;
@@ -103,7 +109,8 @@ LF_DEVICE T weight_at(const ConstMatrix& w, int r, int c) {
 }
 
 // One step's product. `load(j)` starts to read what tile j's cell needs: before the product and, for the first tile,
-// before the exchange. `finish(j, loaded, sums)` is the cell.
+// before the exchange. `finish(j, loaded, sums)` is the cell. In a stack, loaded.pass(sums) applies dropout to what the
+// layer beside has handed on.
 template <class Multiplier, class S, class Shared, class Exchange, class Load, class Finish>
 LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, const Shared& shared,
                                 const Exchange& exchange, int s, const Load& load, const Finish& finish) {
@@ -126,7 +133,19 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
 #pragma unroll 1
   for (int j = at.slice; j < at.t.tiles; j += at.t.slices) {
     if (j != at.slice) loaded = load(j);
-    finish(j, loaded, alone ? multiply(j) : shared.total(at, j));
+    if constexpr (Exchange::kStacked) {
+      Sums<S> sums{};
+      shared.add_slices(sums, at, j, 0, at.t.own_slice);
+      loaded.pass(sums);
+      shared.add_slices(sums, at, j, at.t.own_slice, at.t.slices);
+      finish(j, loaded, sums);
+    } else if (alone) {
+      finish(j, loaded, multiply(j));
+    } else {
+      Sums<S> sums{};
+      shared.add_slices(sums, at, j, 0, at.t.slices);
+      finish(j, loaded, sums);
+    }
   }
 }
 
@@ -162,6 +181,15 @@ struct PersistentKernel {
     dev::sync_block();  // the weights have left shared memory
     return weights;
   }
+  // The matrix that element `col` of the operand multiplies, and where in it.
+  static LF_DEVICE const ConstMatrix& weights_of(const typename Params::Run& r, const Tiling& t, int& col) {
+    if constexpr (ExchangePolicy<T>::kStacked) {
+      const int own = t.own_slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T)));
+      if (col < own) return r.w_beside;
+      col -= own;
+    }
+    return r.w_hh;
+  }
 };
 
 template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
@@ -175,41 +203,41 @@ struct PersistentForwardKernel
 
   struct Pre {
     float at[kGroups][2][kGates];
+    LF_DEVICE void pass(Sums<S>&) const {}  // dropout was applied before the product
   };
-
-  float bias[kGroups][kGates];
+  static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
 
   using Base::Base;
 
   LF_DEVICE void run() {
     const Weights<S> weights = Base::template take_weights<false>([&](int half, int first, int col) {
       const int u = first + half / kGates * 8;
-      return u < p.hidden && col < p.hidden ? weight_at<T>(r.w_hh, half % kGates * p.hidden + u, col) : T{};
+      const ConstMatrix& w = Base::weights_of(r, at.t, col);
+      return u < p.hidden && col < p.hidden && w.data ? weight_at<T>(w, half % kGates * p.hidden + u, col) : T{};
     });
     start();
-    DeviceStep step = device_step(p, r.reverse ? p.steps - 1 : 0);
 #pragma unroll 1
     for (int s = 0; s < p.steps; s++) {
-      const DeviceStep next = device_step(p, r.reverse ? step.t - 1 : step.t + 1);
+      // Looked up anew, not carried over: registers are short.
+      const DeviceStep step = device_step(p, r.reverse ? p.steps - 1 - s : s);
+      const int go_on = device_step(p, r.reverse ? step.t - 1 : step.t + 1).active;
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, j); },
-          [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, next, j, pre, sums); });
+          [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, go_on, j, pre, sums); });
       exchange.release(s + 1);
-      step = next;
     }
   }
 
   // Biases, the initial state, and h0 as the operand of the first step.
-  LF_DEVICE void start() {
+  LF_DEVICE void start() const {
+    if (at.slice == 0 && at.q == 0)
 #pragma unroll
-    for (int group = 0; group < kGroups; group++)
-#pragma unroll
-      for (int gate = 0; gate < kGates; gate++) {
-        const int row = gate * p.hidden + unit(group);
-        bias[group][gate] = 0;
-        if (unit(group) >= p.hidden) continue;
-        if (r.b_ih) bias[group][gate] += converted<float>(static_cast<const T*>(r.b_ih)[row]);
-        if (r.b_hh) bias[group][gate] += converted<float>(static_cast<const T*>(r.b_hh)[row]);
+      for (int half = 0; half < S::kHalves; half++) {
+        const int u = unit(half / kGates), row = half % kGates * p.hidden + u;
+        float bias = 0;
+        if (r.b_ih && u < p.hidden) bias += converted<float>(static_cast<const T*>(r.b_ih)[row]);
+        if (r.b_hh && u < p.hidden) bias += converted<float>(static_cast<const T*>(r.b_hh)[row]);
+        shared.bias(at, half) = bias;
       }
     if constexpr (Cell::kStates > 1)
       for (int j = at.slice; j < at.t.tiles; j += at.t.slices)
@@ -241,6 +269,8 @@ struct PersistentForwardKernel
     for (int e = 0; e < 2; e++) {
       const int n = at.first + at.local(j, e);
       if (j >= at.t.tiles || n >= step.active) continue;
+      if constexpr (kStacked)
+        if (r.w_beside.data) continue;  // they come out of the product
       const float* from = gates(step, n);
 #pragma unroll
       for (int group = 0; group < kGroups; group++)
@@ -251,8 +281,8 @@ struct PersistentForwardKernel
     return pre;
   }
 
-  LF_DEVICE void finish(int s, const DeviceStep& step, const DeviceStep& next, int j, const Pre& pre,
-                        const Sums<S>& sums) const {
+  // The first `go_on` sequences have a step after this one.
+  LF_DEVICE void finish(int s, const DeviceStep& step, int go_on, int j, const Pre& pre, const Sums<S>& sums) const {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int local = at.local(j, e), n = at.first + local;
@@ -268,14 +298,20 @@ struct PersistentForwardKernel
         float x[kGates], in[Cell::kStates], out[Cell::kStates], keep[Cell::kSaved];
 #pragma unroll
         for (int gate = 0; gate < kGates; gate++)
-          x[gate] = sums.of(group * kGates + gate, e) + (pre.at[group][e][gate] + bias[group][gate]);
+          x[gate] =
+              sums.of(group * kGates + gate, e) + (pre.at[group][e][gate] + shared.bias(at, group * kGates + gate));
         in[0] = 0;  // h enters through the product alone
         if constexpr (Cell::kStates > 1) in[1] = shared.own(at, j, group * 2 + e);
         Cell::template forward<MathFor<T>>(x, in, out, keep);
         const T h = converted<T>(out[0]);
         exchange.put(s + 1, local, u, Multiplier::rounded(h));
         row_at<T>(r.y, p, step, n)[u] = h;
-        const bool ends = n >= next.active;
+        if constexpr (kStacked) {
+          const bool kept = !r.kept || r.kept[(step.row + n) * p.hidden + u];
+          const T up = r.kept ? converted<T>(kept ? converted<float>(h) * p.scale : 0.f) : h;
+          exchange.hand_on(s, local, u, Multiplier::rounded(up));
+        }
+        const bool ends = n >= go_on;
         if (ends && r.h_n.data) row<T>(r.h_n, n)[u] = h;
         if (p.keep) {
           float* to = gates(step, n);
@@ -300,18 +336,28 @@ struct PersistentBackwardKernel
   using typename Base::T;
   static constexpr int kGates = Cell::kGates;
 
+  static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
+
   // What the cell needs of one step, for the thread's units and sequences.
   struct Saved {
     float gates[kGroups][2][Cell::kSaved], c[kGroups][2], c_before[kGroups][2], dy[kGroups][2];
+    unsigned kept;  // in a stack: what goes on of the gradient from the layer above, a bit each
+    float scale;
+    // Selected, not multiplied: where there is no gradient from above, there may be anything.
+    LF_DEVICE void pass(Sums<S>& x) const {
+#pragma unroll
+      for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] = kept >> i & 1 ? x.at[i / 4][i % 4] * scale : 0.f;
+    }
   };
 
   using Base::Base;
 
   LF_DEVICE void run() {
     const Weights<S> weights = Base::template take_weights<true>([&](int half, int first, int col) {
+      const ConstMatrix& w = Base::weights_of(r, at.t, col);
       const int u = first + half * 8, gate = col / p.gate_width, from = col % p.gate_width;
-      const bool inside = u < p.hidden && gate < kGates && from < p.hidden;
-      return inside ? weight_at<T>(r.w_hh, gate * p.hidden + from, u) : T{};
+      const bool inside = u < p.hidden && gate < kGates && from < p.hidden && w.data;
+      return inside ? weight_at<T>(w, gate * p.hidden + from, u) : T{};
     });
     shared.clear_operand();
     dev::sync_block();
@@ -333,6 +379,7 @@ struct PersistentBackwardKernel
 
   LF_DEVICE Saved load(const DeviceStep& step, const DeviceStep& before, int j) const {
     Saved saved{};
+    if constexpr (kStacked) saved.scale = r.kept ? p.scale : 1.f;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int n = at.first + at.local(j, e);
@@ -342,6 +389,9 @@ struct PersistentBackwardKernel
 #pragma unroll
       for (int group = 0; group < kGroups; group++) {
         if (unit(group) >= p.hidden) continue;
+        if constexpr (kStacked)
+          if (r.w_beside.data && (!r.kept || r.kept[at_row * p.hidden + unit(group)]))
+            saved.kept |= 1u << (group * 2 + e);
 #pragma unroll
         for (int i = 0; i < Cell::kSaved; i++) saved.gates[group][e][i] = gates[i * p.hidden + group * 8];
         if (r.dy.data) saved.dy[group][e] = converted<float>(row_at<T>(r.dy, p, step, n)[unit(group)]);
@@ -378,7 +428,11 @@ struct PersistentBackwardKernel
           }
           continue;
         }
-        if (!goes_on) dh = r.dh_n.data ? converted<float>(row<T>(r.dh_n, n)[u]) : 0.f;
+        if (!goes_on) {
+          // In a stack the sums are then those of the layer above alone: of its own the sequence has put nothing yet.
+          const float dh_n = r.dh_n.data ? converted<float>(row<T>(r.dh_n, n)[u]) : 0.f;
+          dh = kStacked ? dh + dh_n : dh_n;
+        }
         float keep[Cell::kSaved], in[Cell::kStates], out[Cell::kStates], dout[Cell::kStates], dpre[kGates],
             din[Cell::kStates];
 #pragma unroll
@@ -399,6 +453,7 @@ struct PersistentBackwardKernel
           const T d = converted<T>(dpre[gate]);
           dgates[gate * p.hidden] = d;
           exchange.put(s + 1, local, gate * p.gate_width + u, Multiplier::rounded(d));
+          if constexpr (kStacked) exchange.hand_on(s, local, gate * p.gate_width + u, Multiplier::rounded(d));
         }
       }
     }

@@ -5,9 +5,9 @@
 
 namespace lstmfast::cuda {
 
-// A launch goes through one or two runs (a layer in one direction each) side by side, on blocks of their own. The runs
-// are alike in everything but what is in their `Run`.
-constexpr int kMostRuns = 2;
+// A launch goes through its runs (a layer in one direction each) side by side, on blocks of their own. They are alike
+// in everything but what is in their `Run`. In a stack each run reads what the one before it in the launch hands on:
+// forward goes up the layers, backward down.
 
 // What forward's and backward's time loop need, and all runs share.
 struct PersistentCall {
@@ -18,6 +18,8 @@ struct PersistentCall {
   int gate_width, exchange_width;  // see plan.h
   void* exchange;   // T [2][runs][groups][tiles * 8][exchange_width], zeros, where blocks meet in global memory
   uint32_t* flags;  // [runs][groups], kFlagStride apart, zero at launch
+  void* handed;     // a stack: T [runs - 1][steps][groups][tiles * 8][exchange_width], zeros
+  float scale;      // a stack: of what dropout keeps between layers
 };
 constexpr int64_t kFlagStride = 32;  // a counter has a cache line of its own
 
@@ -30,6 +32,8 @@ struct PersistentForward : PersistentCall {
     void* c;                  // C [R, H], null in inference or for a cell without private state
     ConstRows h0, c0;         // T
     Rows y, h_n, c_n;
+    ConstMatrix w_beside;       // a stack: T [G*H, H], W_ih, which multiplies what is handed on; null in the first run
+    const unsigned char* kept;  // a stack: [R, H], what dropout keeps of y on its way up; null: all
   };
   bool keep;
   Run runs[kMostRuns];
@@ -44,6 +48,8 @@ struct PersistentBackward : PersistentCall {
     ConstRows c0, dy, dh_n, dc_n;
     void* dgates;  // T [R, G*H]
     Rows dh0, dc0;
+    ConstMatrix w_beside;       // a stack: W_ih of the layer above; null in the first run, the top
+    const unsigned char* kept;  // a stack: what dropout kept of this layer's y
   };
   Run runs[kMostRuns];
 };

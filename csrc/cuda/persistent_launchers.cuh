@@ -50,6 +50,8 @@ struct PersistentInstances {
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InCluster>, Params, kThreads>);
     if (wanted(cell, registers, Regime::kWholeGpu))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughL2>, Params, kThreads>);
+    if (wanted(cell, registers, Regime::kStack))
+      f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughStack>, Params, kThreads>);
   }
 };
 
@@ -61,7 +63,7 @@ Result launch_persistent(const Params& p, void* stream, const char* name) {
   shape.threads = static_cast<unsigned>(t.threads());
   shape.shared_bytes = static_cast<size_t>(t.shared_bytes);
   shape.cluster = p.plan.regime == Regime::kCluster ? static_cast<unsigned>(t.group_blocks) : 1;
-  shape.cooperative = p.plan.regime == Regime::kWholeGpu;
+  shape.cooperative = p.plan.regime == Regime::kWholeGpu || p.plan.regime == Regime::kStack;
   Result result{Status::kUnknownCell, 0, name};
   Instances::visit(
       [&](int cell, int registers, Regime regime) {

@@ -46,12 +46,13 @@ double step_cycles(const Request& r, const Tiling& t, int runs, Regime regime, M
   const double units = static_cast<double>(t.unit_warps) * t.warp_units;
   double cycles = product + kCell + kBlockBarrier + units * t.tiles * 8 * (r.dtype == DType::kFloat32 ? .75 : .4);
   if (t.slices > 1) cycles += kBlockBarrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
-  const double operand = t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
+  const double parts = t.own_slice ? 2 : 1;
+  const double operand = parts * t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
   if (regime == Regime::kCluster) {
     constexpr double kBarrier = 400, kBytesPerCycle = 14;  // of shared memory in another SM
     cycles += kBarrier + operand / kBytesPerCycle;
   }
-  if (regime == Regime::kWholeGpu) {
+  if (regime == Regime::kWholeGpu || regime == Regime::kStack) {
     constexpr double kFlag = 1500, kL2BytesPerCycle = 48;
     cycles += kFlag + (1 + t.tiles) * kBlockBarrier + operand / kL2BytesPerCycle;
   }
@@ -121,6 +122,8 @@ bool is_possible(Regime regime, int64_t blocks, int runs, const GpuInfo& gpu) {
       return blocks > 1 && blocks <= kMostOfCluster && blocks <= gpu.sm_count && gpu.major >= 9;
     case Regime::kWholeGpu:
       return blocks > 1 && blocks * runs <= gpu.sm_count && gpu.cooperative;
+    case Regime::kStack:
+      return blocks * runs <= gpu.sm_count && gpu.cooperative;
     case Regime::kGeneral:
       break;
   }
@@ -139,27 +142,32 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
     t.row_tiles = row_tiles(r);
     t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
     t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
-    const int64_t slices = ceil_div(depth, t.depth_tiles),
+    const int64_t part_slices = ceil_div(depth, t.depth_tiles), slices = r.stacked ? 2 * part_slices : part_slices,
                   most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma) / 32;
     const int64_t useful_warps = ceil_div(r.hidden, t.warp_units);
     for (int64_t unit_warps = 1; unit_warps * slices <= most_warps && unit_warps <= useful_warps; unit_warps++) {
+      t.own_slice = r.stacked ? static_cast<int>(part_slices) : 0;
       t.slices = static_cast<int>(slices), t.unit_warps = static_cast<int>(unit_warps);
       const int64_t blocks = ceil_div(r.hidden, unit_warps * t.warp_units);
       t.group_blocks = static_cast<int>(blocks);
       t.pitch = static_cast<int>(slices) * t.depth_tiles * 32 + 16;
-      for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu}) {
+      for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu, Regime::kStack}) {
+        if ((regime == Regime::kStack) != r.stacked) continue;
         if (!is_possible(regime, blocks, runs, gpu)) continue;
         const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
-        // The operand of two steps, or two tiles of it; and for each tile the slices' sums and the cell's state.
+        // The operand of two steps, or two tiles of it; for each tile the slices' sums and the cell's state; the
+        // biases.
         const auto shared_bytes = [&](int64_t tiles) {
-          const int64_t operand_tiles = regime == Regime::kWholeGpu ? std::min<int64_t>(2, tiles) : 2 * tiles;
+          const bool through_l2 = regime == Regime::kWholeGpu || regime == Regime::kStack;
+          const int64_t operand_tiles = through_l2 ? std::min<int64_t>(2, tiles) : 2 * tiles;
           const int64_t sums = slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0;
           const int64_t state = unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
-          return std::max(operand_tiles * 8 * t.pitch + tiles * (sums + state), staging);
+          const int64_t biases = r.backward ? 0 : unit_warps * t.row_tiles * 16 * 4;
+          return std::max(operand_tiles * 8 * t.pitch + tiles * (sums + state) + biases, staging);
         };
         int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks * runs, regime, gpu)));
         // Where groups need not run at once, what does not fit comes in another wave.
-        if (regime != Regime::kWholeGpu)
+        if (regime == Regime::kOneSm || regime == Regime::kCluster)
           while (tiles > 1 && shared_bytes(tiles) > gpu.shared_per_block_optin) tiles = (tiles + 1) / 2;
         if (shared_bytes(tiles) > gpu.shared_per_block_optin) continue;
         t.tiles = static_cast<int>(tiles);
@@ -174,7 +182,7 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
 
 template <class F>
 void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) {
-  for (int runs = 1; runs <= r.runs; runs++)
+  for (int runs = r.stacked ? r.runs : 1; runs <= r.runs; runs++)
     if (r.runs % runs == 0) for_each_persistent_plan(r, runs, gpu, f);
 }
 
@@ -190,11 +198,20 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
   best.reason = "no persistent kernel is expected to be faster";
   const double start = start_microseconds(r, gpu);
   double least = best.microseconds * static_cast<double>(r.steps) * r.runs;
+  if (r.stacked) {
+    // Against layer after layer; the last layer is runs - 1 steps behind the first.
+    Request layer = r;
+    layer.stacked = false, layer.runs = 1;
+    best = make_plan(layer, gpu, candidate);
+    const double launch = best.regime == Regime::kGeneral ? 0 : start;
+    least = (launch + best.microseconds * static_cast<double>(r.steps)) * r.runs;
+  }
   if (candidate < 0 && least <= start) return best;
   int plans = 0;
   for_each_persistent_plan(r, gpu, [&](const Plan& p) {
     plans++;
-    const double expected = (start + p.microseconds * static_cast<double>(r.steps)) * (r.runs / p.runs);
+    const auto steps = static_cast<double>(r.stacked ? r.steps + r.runs - 1 : r.steps);
+    const double expected = (start + p.microseconds * steps) * (r.runs / p.runs);
     if (candidate < 0 && expected < least) best = p, least = expected;
   });
   if (candidate < 0 || plans == 0) return best;
@@ -205,7 +222,7 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
   return best;
 }
 
-Request request_for(const ForwardParams& p, int runs, const Context& context, bool backward) {
+Request request_for(const ForwardParams& p, int runs, bool stacked, const Context& context, bool backward) {
   Request r;
   r.backward = backward;
   r.gates = cell_info(p.cell).gates;
@@ -213,16 +230,21 @@ Request request_for(const ForwardParams& p, int runs, const Context& context, bo
   r.tf32 = context.allow_tf32;
   r.batch = p.shape.batch, r.hidden = p.shape.hidden, r.projection = p.shape.projection;
   r.steps = p.shape.steps;
-  r.runs = runs;
+  r.runs = runs, r.stacked = stacked;
   return r;
 }
-Plan plan_for(const ForwardParams& p, int runs, const Context& context, bool backward) {
+Plan plan_for(const ForwardParams& p, int runs, bool stacked, const Context& context, bool backward) {
   Plan general;
   general.reason = "asked for";
   if (!context.persistent) return general;
   general.reason = "the cell has no persistent kernel";
   if (p.cell >= kPersistentCells && context.candidate < 0) return general;
-  return make_plan(request_for(p, runs, context, backward), context.gpu, context.candidate);
+  return make_plan(request_for(p, runs, stacked, context, backward), context.gpu, context.candidate);
+}
+
+bool stacks(const ForwardParams& p, int64_t layers, const Context& context, bool backward) {
+  return layers > 1 && layers <= kMostRuns && !p.shape.projection && !p.shape.reverse && p.shape.rows &&
+         plan_for(p, static_cast<int>(layers), true, context, backward).regime == Regime::kStack;
 }
 
 std::string describe(const Plan& p) {
@@ -238,10 +260,14 @@ std::string describe(const Plan& p) {
                 "units, depth in %d slice%s, %lld bytes of shared memory; %s; model: %.2f us a step",
                 p.regime == Regime::kOneSm     ? "W_hh in one SM"
                 : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
+                : p.regime == Regime::kStack   ? "W_ih and W_hh across SMs, flag barriers through L2"
                                                : "W_hh across SMs, flag barrier through L2",
-                p.runs > 1 ? ", both directions in one launch, each" : "", t.groups, t.groups == 1 ? "" : "s",
-                t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8, t.threads(), t.unit_warps * t.warp_units,
-                t.slices, t.slices == 1 ? "" : "s", static_cast<long long>(t.shared_bytes),
+                p.regime == Regime::kStack ? ", all layers in one launch, each"
+                : p.runs > 1               ? ", both directions in one launch, each"
+                                           : "",
+                t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
+                t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
+                static_cast<long long>(t.shared_bytes),
                 p.multiplier == Multiplier::kTensorCores ? "tensor cores" : "float32 arithmetic", p.microseconds);
   return text;
 }

@@ -221,11 +221,39 @@ class RunCheck {
   std::string errors_;
 };
 
+// The layers of a stack, and dropout between them.
+struct Stacked {
+  bool yes = false;
+  std::vector<unsigned char> kept;  // [layers - 1][R, H], empty: no dropout
+  double scale = 1;
+};
+
+// Gives every layer but the first its input, y of the one below after dropout, and every layer but the last its dy.
+inline void link_layers(std::vector<Problem>& layers, const Stacked& stack, bool tf32) {
+  const auto drop = [&](const Values& v, size_t layer, bool rounds) {
+    Values dropped = v;
+    for (size_t i = 0; i < v.size() && !stack.kept.empty(); i++) {
+      dropped[i] = stack.kept[layer * v.size() + i] ? v[i] * stack.scale : 0;
+      if (rounds) dropped[i] = rounded(layers[0].dtype, dropped[i]);
+    }
+    return dropped;
+  };
+  for (Problem& p : layers) p.tf32 = tf32;
+  for (size_t l = 1; l < layers.size(); l++) layers[l].x = drop(reference(layers[l - 1]).y, l - 1, true);
+  for (size_t l = layers.size() - 1; l > 0; l--) layers[l - 1].dy = drop(reference(layers[l]).dx, l - 1, false);
+}
+
 // A call of one run or several. What is wrong, empty if nothing.
 class CallCheck {
  public:
-  CallCheck(const std::vector<Problem>& problems, const Layout& layout, const Run& run) : run_(run) {
-    for (const Problem& p : problems) runs_.emplace_back(p, layout, run);
+  CallCheck(std::vector<Problem> problems, const Layout& layout, const Run& run, const Stacked& stack = {})
+      : run_(run), stack_(stack) {
+    if (stack.yes) link_layers(problems, stack, run.tf32);
+    Layout l = layout;
+    for (const Problem& p : problems) {
+      runs_.emplace_back(p, l, run);
+      if (stack.yes) l.unwanted |= 1u << kDx;
+    }
   }
 
   std::string operator()() {
@@ -259,22 +287,44 @@ class CallCheck {
     for (const bool keep : {false, true}) {
       std::vector<ForwardParams> params;
       for (RunCheck& r : runs_) params.push_back(r.before_forward(keep));
-      call(params, cuda::forward_workspace_bytes, cuda::forward);
+      const bool at_once = goes_at_once(params[0], false);
+      for (size_t l = 1; at_once && l < params.size(); l++) params[l].x = {};
+      call(params, at_once, cuda::forward_workspace_bytes, cuda::forward);
       for (RunCheck& r : runs_) r.after_forward(keep);
       if (failed()) return;
     }
     std::vector<BackwardParams> params;
     for (RunCheck& r : runs_) params.push_back(r.before_backward());
-    call(params, cuda::backward_workspace_bytes, cuda::backward);
+    const bool at_once = goes_at_once(params[0], true);
+    for (size_t l = 0; at_once && l + 1 < params.size(); l++) params[l].dy = {};
+    call(params, at_once, cuda::backward_workspace_bytes, cuda::backward);
     for (RunCheck& r : runs_) r.after_backward();
   }
 
+  bool goes_at_once(const ForwardParams& first, bool backward) const {
+    return stack_.yes && cuda::stacks(first, static_cast<int64_t>(runs_.size()), run_.context, backward);
+  }
   template <class Params>
-  void call(std::vector<Params>& params, size_t (*bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
+  void call(std::vector<Params>& params, bool at_once,
+            size_t (*bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
             cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
-    const cuda::RunsOf<Params> runs(params.data(), static_cast<int>(params.size()));
+    if (stack_.yes && !at_once) {
+      for (Params& p : params) call(p, cuda::RunsOf<Params>(p), bytes, kernels);
+      return;
+    }
+    cuda::RunsOf<Params> runs(params.data(), static_cast<int>(params.size()));
+    const GuardedMemory kept(stack_.kept.size());
+    std::copy(stack_.kept.begin(), stack_.kept.end(), kept.data());
+    if (at_once) runs.stacked = true, runs.scale = stack_.scale;
+    if (at_once && !stack_.kept.empty()) runs.kept = reinterpret_cast<const unsigned char*>(kept.data());
+    call(params[0], runs, bytes, kernels);
+  }
+  template <class Params>
+  void call(Params& first, const cuda::RunsOf<Params>& runs,
+            size_t (*bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
+            cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
     const GuardedMemory workspace(bytes(runs, run_.context));
-    params[0].workspace = workspace.data();
+    first.workspace = workspace.data();
     const cuda::Result r = kernels(runs, run_.context);
     if (!r.ok())
       complain("status " + std::to_string(static_cast<int>(r.status)) + " code " + std::to_string(r.code) + " from " +
@@ -289,6 +339,7 @@ class CallCheck {
   void complain(const std::string& what) { errors_ += (errors_.empty() ? "" : "; ") + what; }
 
   const Run run_;
+  const Stacked stack_;
   std::vector<RunCheck> runs_;
   std::string errors_;
 };

@@ -11,11 +11,13 @@ struct Draw {
   bool projections = false, large = false;
   int cells = kCells;
   bool directions = false;  // some calls have both
+  bool stacks = false;      // some have several layers
 };
 
 struct RandomCall {
   std::vector<Problem> runs;
   Layout layout;
+  Stacked stack;
 
   RandomCall() = default;
   RandomCall(std::mt19937_64& random, const Draw& draw) {
@@ -51,14 +53,30 @@ struct RandomCall {
     l.accumulate_dx = chance(3);
     if (chance(3)) l.unwanted = static_cast<unsigned>(random()) & ((1u << kGradients) - 1);
     runs.push_back(p);
-    if (draw.directions && chance(3)) runs.push_back(other_direction(random, p, l));
+    if (draw.directions && chance(3))
+      runs.push_back(another(random, p, l, !p.reverse));
+    else if (draw.stacks && chance(2) && !p.projection && !p.reverse)
+      add_layers(random, l);
   }
 
  private:
+  void add_layers(std::mt19937_64& random, const Layout& l) {
+    stack.yes = true;
+    const int64_t layers = 2 + static_cast<int64_t>(random() % 2);
+    while (static_cast<int64_t>(runs.size()) < layers) {
+      Problem p = runs[0];
+      p.input = p.hidden;
+      runs.push_back(another(random, p, l, false));
+    }
+    if (random() % 2) return;
+    stack.scale = 2;
+    stack.kept.resize(static_cast<size_t>((layers - 1) * runs[0].rows() * runs[0].hidden));
+    for (unsigned char& k : stack.kept) k = random() % 2;
+  }
   // Other numbers; what is there is the same.
-  static Problem other_direction(std::mt19937_64& random, Problem p, const Layout& l) {
+  static Problem another(std::mt19937_64& random, Problem p, const Layout& l, bool reverse) {
     const bool dy = !p.dy.empty(), dh_n = !p.dh_n.empty(), dc_n = !p.dc_n.empty();
-    p.reverse = !p.reverse;
+    p.reverse = reverse;
     fill(p, random, !p.h0.empty(), !p.b_ih.empty());
     if (!dy) p.dy.clear();
     if (!dh_n) p.dh_n.clear();
@@ -94,12 +112,14 @@ inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
 }
 
 inline double check_call(const RandomCall& call, const Run& run) {
-  CallCheck check(call.runs, call.layout, run);
+  CallCheck check(call.runs, call.layout, run, call.stack);
   const std::string errors = check();
   if (!errors.empty()) {
     std::printf("%s%s seed=%llu: %s\n", to_string(call.runs[0], call.layout).c_str(),
-                call.runs.size() > 1 ? " both directions" : "", static_cast<unsigned long long>(run.seed),
-                errors.c_str());
+                call.stack.yes         ? " stacked"
+                : call.runs.size() > 1 ? " both directions"
+                                       : "",
+                static_cast<unsigned long long>(run.seed), errors.c_str());
     failures()++;
   }
   return check.worst();

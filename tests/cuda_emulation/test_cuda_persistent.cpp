@@ -15,11 +15,11 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
     r.backward = backward, r.gates = problem.gates(), r.dtype = problem.dtype, r.tf32 = run.tf32;
     r.batch = problem.batch, r.hidden = problem.hidden, r.steps = problem.steps;
     r.projection = problem.projection;
-    r.runs = static_cast<int>(call.runs.size());
+    r.runs = static_cast<int>(call.runs.size()), r.stacked = call.stack.yes;
     const cuda::Plan plan = cuda::make_plan(r, run.context.gpu, run.context.candidate);
     const cuda::Tiling& t = plan.tiling;
     std::string s = backward ? "backward" : "forward ";
-    static const char* const kRegimes[] = {", general", ", one SM", ", cluster", ", whole GPU"};
+    static const char* const kRegimes[] = {", general", ", one SM", ", cluster", ", whole GPU", ", stack"};
     s += kRegimes[static_cast<int>(plan.regime)];
     s += plan.multiplier == cuda::Multiplier::kFma ? ", fma" : ", mma";
     if (t.slices > 1) s += ", slices";
@@ -28,21 +28,26 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
     seen[s]++;
     const std::string where =
         (backward ? "backward" : "forward") + std::string(kRegimes[static_cast<int>(plan.regime)]);
-    if (plan.runs > 1) seen["both directions at once, " + where]++;
+    if (plan.regime == cuda::Regime::kStack) {
+      seen["stack, " + where + (call.stack.kept.empty() ? "" : ", dropout")]++;
+      seen["stack, " + where + (problem.sizes.empty() ? ", padded" : ", packed")]++;
+    } else if (plan.runs > 1) {
+      seen["both directions at once, " + where]++;
+    }
     if (problem.projection) seen["projection, " + where]++;
   }
 }
 // The same call has the same bits in every schedule.
 void check_determinism(std::mt19937_64& random) {
   for (int i = 0; i < 20; i++) {
-    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16}, true, i % 4 == 3, kCells, true});
+    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16}, true, i % 4 == 3, kCells, true, true});
     const bool tf32 = random() % 2;
     Run run;
     draw_run(random, run, tf32);
     uint64_t first = 0;
     for (uint64_t seed = 0; seed < 4; seed++) {
       run.seed = seed;
-      CallCheck check(call.runs, call.layout, run);
+      CallCheck check(call.runs, call.layout, run, call.stack);
       CHECK(check().empty());
       if (seed == 0) first = check.digest();
       CHECK(check.digest() == first);
@@ -76,7 +81,8 @@ int main(int argc, char** argv) {
   std::map<std::string, int> seen;
   double worst = 0;
   for (int i = 0; i < count; i++) {
-    RandomCall call(random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, true, i % 6 == 5, kCells, true});
+    RandomCall call(random,
+                    {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, true, i % 6 == 5, kCells, true, true});
     Run run;
     const bool tf32 = random() % 2;
     draw_run(random, run, tf32);
@@ -91,6 +97,9 @@ int main(int argc, char** argv) {
     for (const char* direction : {"forward", "backward"})
       for (const char* regime : {"one SM", "cluster", "whole GPU"})
         CHECK(count < 300 || only >= 0 || seen[std::string(what) + ", " + direction + ", " + regime] > 0);
+  for (const char* direction : {"forward", "backward"})
+    for (const char* kind : {", dropout", ", packed", ", padded"})
+      CHECK(count < 300 || only >= 0 || seen[std::string("stack, ") + direction + ", stack" + kind] > 4);
   Run run;
   const bool tf32 = false;
   draw_run(random, run, tf32);

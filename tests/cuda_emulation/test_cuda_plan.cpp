@@ -30,11 +30,14 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
   CHECK(p.regime != Regime::kOneSm || t.group_blocks == 1);
   CHECK(p.regime != Regime::kCluster || (gpu.major >= 9 && t.group_blocks <= 8 && t.group_blocks <= gpu.sm_count));
   CHECK(p.runs == 1 || p.runs == r.runs);
+  CHECK((p.regime == Regime::kStack) == (t.own_slice > 0) && (p.regime != Regime::kStack || r.stacked));
+  CHECK(p.regime != Regime::kStack || (gpu.cooperative && p.runs == r.runs && p.runs * t.blocks() <= gpu.sm_count));
   CHECK(p.regime != Regime::kWholeGpu || (gpu.cooperative && p.runs * t.blocks() <= gpu.sm_count));
   // Everything is covered: the units, the depth and the sequences; and no group is without work.
   CHECK(static_cast<int64_t>(t.group_blocks) * t.unit_warps * t.warp_units >= r.hidden);
   CHECK(static_cast<int64_t>(t.group_blocks - 1) * t.unit_warps * t.warp_units < r.hidden);
-  CHECK(static_cast<int64_t>(t.slices) * t.depth_tiles * 32 >= exchange_width(r) * size_of(r.dtype));
+  CHECK(static_cast<int64_t>(t.slices - t.own_slice) * t.depth_tiles * 32 >= exchange_width(r) * size_of(r.dtype));
+  CHECK(t.own_slice == 0 || t.slices == 2 * t.own_slice);
   CHECK(static_cast<int64_t>(t.groups) * t.tiles * 8 >= r.batch);
   CHECK(static_cast<int64_t>(t.groups - 1) * t.tiles * 8 < r.batch);
   // Rows of the operand are aligned, and eight of them fall into different banks.
@@ -63,6 +66,9 @@ void everything_that_is_planned_can_run() {
                 for (const int candidate : {0, 1, 2, 7, 30}) check_runs(r, gpu, make_plan(r, gpu, candidate));
                 r.runs = 2;
                 for (const int candidate : {-1, 0, 1, 2, 7, 30, 31}) check_runs(r, gpu, make_plan(r, gpu, candidate));
+                r.runs = 3, r.stacked = true;
+                for (const int candidate : {-1, 0, 1, 2, 7, 30}) check_runs(r, gpu, make_plan(r, gpu, candidate));
+                r.runs = 2, r.stacked = false;
                 r.projection = hidden / 2;
                 check_runs(r, gpu, make_plan(r, gpu));
               }
@@ -128,6 +134,32 @@ void directions() {
   CHECK(plan.regime == Regime::kWholeGpu && plan.runs == 1);
 }
 
+// Layers go through one launch where W_ih and W_hh of all of them fit, and there are steps enough.
+void layers() {
+  const GpuInfo& gpu = *gpu_named("H200");
+  Request r{false, 4, DType::kBFloat16, false, 16, 256, 0};
+  r.stacked = true;
+  for (const bool backward : {false, true})
+    for (const int layers : {2, 4}) {
+      r.backward = backward, r.runs = layers, r.hidden = 256;
+      const Plan plan = make_plan(r, gpu);
+      CHECK(plan.regime == Regime::kStack && plan.runs == layers);
+      CHECK(describe(plan).find("all layers in one launch") != std::string::npos);
+      r.hidden = 1024;
+      CHECK(make_plan(r, gpu).regime == Regime::kWholeGpu);
+    }
+  ForwardParams p;
+  p.dtype = DType::kBFloat16;
+  p.shape.steps = 100, p.shape.batch = 16, p.shape.rows = 1600, p.shape.hidden = p.shape.input = 256;
+  Context context;
+  context.gpu = gpu;
+  CHECK(stacks(p, 2, context, false) && !stacks(p, 1, context, false) && !stacks(p, kMostRuns + 1, context, false));
+  p.shape.projection = 8;
+  CHECK(!stacks(p, 2, context, false));
+  p.shape.projection = 0, context.persistent = false;
+  CHECK(!stacks(p, 2, context, false));
+}
+
 void words() {
   const GpuInfo& gpu = *gpu_named("H200");
   CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 64, 0}, gpu)).find("one SM") != std::string::npos);
@@ -138,7 +170,7 @@ void words() {
   Context context;
   context.gpu = gpu;
   context.persistent = false;
-  CHECK(describe(plan_for({}, 1, context, false)).find("asked for") != std::string::npos);
+  CHECK(describe(plan_for({}, 1, false, context, false)).find("asked for") != std::string::npos);
 }
 
 void reserve() {
@@ -177,6 +209,7 @@ int main(int argc, char** argv) {
   everything_that_is_planned_can_run();
   choices();
   directions();
+  layers();
   words();
   reserve();
   return finish();
