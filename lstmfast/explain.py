@@ -13,7 +13,8 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
 
         print(lstmfast.explain(lstmfast.LSTM(64, 256), steps=100, batch=32, gpu="H200"))
 
-    Both directions of a bidirectional layer are planned alike. Nothing is run, and no GPU is needed.
+    Both directions of a bidirectional layer are planned alike. Nothing is run, and no GPU is needed. Microseconds are
+    what the planner's model of the GPU expects of a step; nobody has measured them.
 
     Args:
         module: lstmfast's or torch.nn's LSTM or RNN; its sizes, dtype and device count.
@@ -40,7 +41,7 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
             continue
         target = gpu if gpu is not None else weight.device.index
         for backward in (False, True):
-            plan = _C.cuda_plan(module.mode, dtype, *sizes, backward, _C.allow_tf32(), target)
+            plan = _C.cuda_plan(module.mode, dtype, *sizes, backward, _C.allow_tf32(), target)["text"]
             lines.append(f"  layer {layer}, {'backward' if backward else 'forward'}: {plan}")
     return "\n".join(lines)
 

@@ -99,11 +99,9 @@ def test_limits_leave_room():
     assert sum(s.limit for s in gpu_check.STAGES.values()) <= gpu_check.WHOLE_LIMIT < 9 * 60
 
 
-def test_what_comes_back_fits(tmp_path):
-    files = {"gpu-check.log", "summary.json"}
-    for command in gpu_check.bench_commands(tmp_path, 100):
-        files.add(Path(command.arguments[command.arguments.index("--out") + 1]).name)
-    assert len(files) == 2 + len(gpu_check.BENCH_RUNS) <= 8
+def test_the_bench_ends_by_itself(tmp_path):
+    (command,) = gpu_check.bench_commands(tmp_path, 100)
+    assert float(command.arguments[command.arguments.index("--budget") + 1]) < command.limit == 100
 
 
 def test_stages_are_checked(capsys):

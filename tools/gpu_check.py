@@ -31,8 +31,7 @@ LARGEST_LOG = 12 * 2**20  # bytes; what is over it is cut out of the middle
 WHOLE_LIMIT = 535.0
 GRACE = 3.0  # seconds between the request to end and the end
 
-# dtype and --precision of the bench's runs.
-BENCH_RUNS = (("bfloat16", "highest"), ("float16", "highest"), ("float32", "high"), ("float32", "highest"))
+LAST_POINT = 10.0  # seconds that are left to the bench for the point that it has begun, and to write what it has
 
 
 @dataclass(frozen=True)
@@ -94,19 +93,9 @@ def sanitizer_commands(out: Path, limit: float) -> list[Command]:
 
 
 def bench_commands(out: Path, limit: float) -> list[Command]:
-    short = ["--pairs", "5", "--min-time", "0.003", "--max-time", "0.5"]
-    return [
-        Command(
-            [
-                *(sys.executable, "bench/bench.py", "standard", "--device", "cuda"),
-                *("--dtype", dtype, "--precision", precision, *short),
-                *("--out", str(out / f"bench-{dtype}-{precision}.json")),
-            ],
-            {},
-            limit / len(BENCH_RUNS),
-        )
-        for dtype, precision in BENCH_RUNS
-    ]
+    budget = ["--budget", f"{max(1.0, limit - LAST_POINT):.0f}"]
+    arguments = [sys.executable, "bench/bench.py", "gpu", *budget, "--out", str(out / "bench-gpu.json")]
+    return [Command(arguments, {}, limit)]
 
 
 STAGES = {

@@ -9,6 +9,7 @@
 #include "cuda_blas.h"
 #include "cuda_device.h"
 #include "ops.h"
+#include "plan_choice.h"
 
 namespace lstmfast {
 namespace {
@@ -47,6 +48,7 @@ void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
   context.stream = c10::cuda::getCurrentCUDAStream(like.device().index()).stream();
   context.allow_tf32 = allow_tf32 ? *allow_tf32 : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
   context.persistent = device.persistent();
+  choose_plan<Params>(context);
   CudaProducts products(context.allow_tf32);
   context.blas = products.blas();
 

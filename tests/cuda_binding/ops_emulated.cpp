@@ -11,6 +11,7 @@
 #include "cuda_emulation/device.h"
 #include "torch/column_major.h"
 #include "torch/ops.h"
+#include "torch/plan_choice.h"
 
 namespace lstmfast {
 namespace {
@@ -61,6 +62,7 @@ void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
   context.gpu = gpu();
   context.blas = {&gemm, nullptr};
   context.allow_tf32 = allow_tf32.value_or(false);
+  choose_plan<Params>(context);
   // Not zeros, that memory which nobody writes is found; aligned as torch's CUDA allocator aligns.
   const size_t bytes = workspace_bytes(p, context);
   const at::Tensor memory = at::full({static_cast<int64_t>(bytes) + 512}, 0xff, like.options().dtype(at::kByte));
