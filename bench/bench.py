@@ -179,14 +179,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("preset", nargs="?", choices=points.PRESETS, default="quick", help="default: %(default)s")
-    add(
-        "--shape", metavar="TxBxIxHxL[+]", type=_each(Shape.parse), help="instead of the preset's; + for two directions"
-    )
-    add("--cell", type=_each(_one_of(points.CELLS)), help=f"of {', '.join(points.CELLS)} (lstm)")
+    add("--shape", metavar="TxBxIxHxL[+]", type=each(Shape.parse), help="instead of the preset's; + for two directions")
+    add("--cell", type=each(_one_of(points.CELLS)), help=f"of {', '.join(points.CELLS)} (lstm)")
     add("--mode", choices=_MODES, help="default: the preset's, which mostly is both")
-    add("--dtype", type=_each(_one_of(points.ITEM_SIZES)), help=f"{', '.join(points.ITEM_SIZES)} (float32)")
-    add("--variant", type=_each(_one_of(points.VARIANTS)), help=f"{', '.join(points.VARIANTS)} (plain)")
-    add("--threads", type=_each(_at_least_one), help="default: torch's own count; for standard 1 and that")
+    add("--dtype", type=each(_one_of(points.ITEM_SIZES)), help=f"{', '.join(points.ITEM_SIZES)} (float32)")
+    add("--variant", type=each(_one_of(points.VARIANTS)), help=f"{', '.join(points.VARIANTS)} (plain)")
+    add("--threads", type=each(_at_least_one), help="default: torch's own count; for standard 1 and that")
     add("--device", choices=("cpu", "cuda"), help="default: cpu, but for the preset gpu")
     add(
         "--precision",
@@ -203,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _each(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+def each(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """For options that take several values."""
+
     def parse_all(text: str) -> list[Any]:
         try:
             return [parse(word) for word in text.split(",")]
