@@ -18,7 +18,7 @@ CUDA_VENV ?= build/cuda-venv
 CUDA_CHECK := build/cuda-check
 EMULATED := build/emulated
 
-CPP_FILES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
+CPP_FILES := $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
 EXTENSION_SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py tools/cuda_build.py pyproject.toml VERSION
 
 # Each stamp is touched when its step has been done, so that no step is done twice.

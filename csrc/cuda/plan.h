@@ -82,6 +82,7 @@ struct Request {
 // The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)
 // of all persistent plans that the GPU can run.
 Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate = -1);
+int candidates(const Request& r, const GpuInfo& gpu);  // how many there are
 std::string describe(const Plan& plan);
 
 // Widths in elements of one sequence's row in what blocks exchange: a gate's part, padded to 16 bytes, and all of it.
