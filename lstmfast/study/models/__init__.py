@@ -1,0 +1,1 @@
+"""The models of the study, one short file each, to start your own from."""
