@@ -56,7 +56,8 @@ def initialise(module: nn.RNNBase, init: str, span: int | None = None) -> None:
                 for gate in weight.split(module.hidden_size):
                     nn.init.orthogonal_(gate, gain=1.5 if init == "gain1.5" else 1.0)
     elif init.startswith("forget"):
-        _set_forget_bias(module, float(init.removeprefix("forget")))
+        for suffix in _biases(module):
+            _set_bias(module, suffix, forget=float(init.removeprefix("forget")))
     elif init == "chrono":
         if span is None or span <= 2:
             raise ValueError("chrono needs the span of the task, in steps, above 2")
@@ -65,20 +66,33 @@ def initialise(module: nn.RNNBase, init: str, span: int | None = None) -> None:
             _set_bias(module, suffix, forget=forget, input=-forget)
 
 
+@torch.no_grad()
+def hold_gates(module: nn.RNNBase, **gates: float) -> nn.RNNBase:
+    """Holds gates of an LSTM at a value whatever the input: their weights become 0 and their biases sum to `value`.
+
+    At 50 sigmoid is 1 to the last bit of a float32, and its gradient 0: training leaves the gate where it is. This
+    is an LSTM without that gate, on the same kernels. Returns the module."""
+    for name, parameter in module.named_parameters():
+        for gate, value in gates.items():
+            rows = parameter[_rows(module, gate)]
+            rows.fill_(value if name.startswith("bias_ih") else 0.0)
+    return module
+
+
 def _biases(module: nn.RNNBase) -> list[str]:
     """What follows "bias_ih" and "bias_hh" in the names: one for each layer and direction."""
     return [name.removeprefix("bias_ih") for name, _ in module.named_parameters() if name.startswith("bias_ih")]
 
 
-def _set_forget_bias(module: nn.RNNBase, value: float) -> None:
-    for suffix in _biases(module):
-        _set_bias(module, suffix, forget=torch.full((module.hidden_size,), value))
-
-
-def _set_bias(module: nn.RNNBase, suffix: str, **gates: torch.Tensor) -> None:
+def _set_bias(module: nn.RNNBase, suffix: str, **gates: torch.Tensor | float) -> None:
     """Sets whole biases of gates: torch.nn has two vectors, which are added, so the second one becomes 0."""
     first, second = getattr(module, f"bias_ih{suffix}"), getattr(module, f"bias_hh{suffix}")
     for gate, value in gates.items():
-        rows = slice(*(("input", "forget").index(gate) * module.hidden_size + end for end in (0, module.hidden_size)))
-        first[rows] = value
-        second[rows] = 0
+        first[_rows(module, gate)] = value
+        second[_rows(module, gate)] = 0
+
+
+def _rows(module: nn.RNNBase, gate: str) -> slice:
+    """The rows of a gate in the weights of an LSTM, torch.nn's order."""
+    first = ("input", "forget", "cell", "output").index(gate) * module.hidden_size
+    return slice(first, first + module.hidden_size)

@@ -7,6 +7,16 @@ from .experiment import Experiment
 # name -> module in lstmfast/study/experiments, whose EXPERIMENT it is
 _MODULES = {
     "gradient-flow": "gradient_flow",
+    "gates": "gates",
+    "adding": "adding",
+    "speech-gap": "speech_gap",
+    "stability": "stability",
+    "cost": "cost",
+    "forecast": "forecast",
+    "text": "text",
+    "words": "words",
+    "translate": "translate",
+    "sentiment": "sentiment",
 }
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from ..claims import Finding, verdict
 from ..data import topics
-from ..experiment import Band, Experiment, Key, Literature, Setting, Table
+from ..experiment import Experiment, Key, Literature, Setting, Table
 from ..models.language_model import generate
 from ..models.ngram import Ngram, bz2_bits_per_character
 from ..plots import Plot, label, style
@@ -164,8 +164,8 @@ def _draw(results: Results, figure) -> None:
 EXPERIMENT = Experiment(
     name="text",
     title="Text, character by character",
-    about="A character language model of Python's help texts, each paragraph of which occurs once; its last tenth is held "
-    "out. All models have the same hidden size and the same training; an LSTM of that size has more parameters and "
+    about="A character language model of Python's help texts, each paragraph of which occurs once; the last tenth "
+    "is held out. All models have the same hidden size and the same training; an LSTM of that size has more parameters and "
     "takes longer for a step, so one RNN may read the text more often. The n-gram model and bz2 need no training.",
     claims=("C9", "C10"),
     budgets={"quick": Budget(), "full": Budget(seeds=5, epochs=20, hidden_size=256)},
@@ -179,7 +179,7 @@ EXPERIMENT = Experiment(
     sources=(topics.SOURCE,),
     literature=(
         Literature(
-            "War and Peace, bits per character: best recurrent net 1.077, 20-gram 1.195; LSTM and GRU far ahead of RNN",
+            "War and Peace, test loss: best recurrent net 1.077, 20-gram 1.195; LSTM and GRU far ahead of RNN",
             "A. Karpathy, J. Johnson, L. Fei-Fei, arXiv:1506.02078",
         ),
     ),

@@ -1,1 +1,1 @@
-"""The models of the study, one short file each, to start your own from."""
+"""The models, one short file each, to start your own from. The recurrent layer is an argument."""
