@@ -28,7 +28,7 @@ NOISE = 0.02  # of the accuracy: two standard errors for the 2000 sentences of t
 class Budget:
     seeds: int = 3
     tested: int = 2000
-    epochs: int = 5
+    epochs: int = 4
     batch: int = 64
     embedding_size: int = 64
     hidden_size: int = 64
@@ -188,7 +188,8 @@ EXPERIMENT = Experiment(
     name="sentiment",
     title="Sentiment of sentences",
     about="Sentences of film reviews, rated by people; praise or blame is to be told. The recurrent layer gets them "
-    "packed, without padding. Either its last output is read, which must then hold the sentence, or the mean of all outputs.",
+    "packed, without padding. Either its last output is read, which must then hold the sentence, or the mean of all "
+    "outputs.",
     claims=("C13",),
     budgets={"quick": Budget(), "full": Budget(seeds=10, epochs=6, hidden_size=128)},
     runs=runs,

@@ -22,7 +22,7 @@ class Budget:
     """more_epochs: an RNN may read the text so many times as often as the others, since its steps take less time."""
 
     seeds: int = 3
-    epochs: int = 8
+    epochs: int = 6
     more_epochs: int = 2
     batch: int = 32
     length: int = 100
@@ -165,8 +165,9 @@ EXPERIMENT = Experiment(
     name="text",
     title="Text, character by character",
     about="A character language model of Python's help texts, each paragraph of which occurs once; the last tenth "
-    "is held out. All models have the same hidden size and the same training; an LSTM of that size has more parameters and "
-    "takes longer for a step, so one RNN may read the text more often. The n-gram model and bz2 need no training.",
+    "is held out. All models have the same hidden size and the same training; an LSTM of that size has more "
+    "parameters and takes longer for a step, so one RNN may read the text more often. The n-gram model and bz2 need "
+    "no training.",
     claims=("C9", "C10"),
     budgets={"quick": Budget(), "full": Budget(seeds=5, epochs=20, hidden_size=256)},
     runs=runs,

@@ -31,11 +31,11 @@ class Budget:
     seeds: int = 3
     numbers: int = 1000
     tested: float = 0.2
-    steps: int = 700
+    steps: int = 600
     batch: int = 64
     embedding_size: int = 32
     hidden_size: int = 128
-    lr: float = 4e-3
+    lr: float = 5e-3
 
 
 def runs(budget: Budget, seeds: Iterable[int]) -> list[Key]:

@@ -28,7 +28,7 @@ class Budget:
     seeds: int = 3
     corpus: str = "topics"
     least: int = 3
-    epochs: int = 6
+    epochs: int = 5
     batch: int = 20
     length: int = 35
     embedding_size: int = 128
