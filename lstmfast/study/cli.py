@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from . import registry, report, runner
+from . import progress, registry, report, runner
 from .data.source import Missing
 from .experiment import Experiment, Setting
 from .layers import PROVIDERS
@@ -86,6 +86,8 @@ def run_experiments(options: argparse.Namespace) -> int:
     # Vanishing gradients are subnormal numbers, which are an order of magnitude slower on a CPU. lstmfast flushes them
     # in its kernels anyway; this does so for torch.nn as well. (Not in further threads of torch's, hence one thread.)
     torch.set_flush_denormal(True)
+    if not progress.available():
+        print("no progress bars: tqdm is missing: pip install 'lstmfast[study]'", file=sys.stderr)
     outside = []
     for name in registry.names() if "all" in options.names else dict.fromkeys(options.names):
         experiment = registry.get(name)
@@ -97,6 +99,9 @@ def run_experiments(options: argparse.Namespace) -> int:
         except Missing as missing:
             print(f"{name}: skipped. {missing}")
             continue
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+            return 130
         outside += _print_outcome(_chapter(experiment, options), options.check)
     write_report(options)
     return 1 if outside else 0
