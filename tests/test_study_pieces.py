@@ -11,7 +11,6 @@ from torch import nn
 import lstmfast
 from lstmfast.study.data import sunspots, topics, vowels
 from lstmfast.study.layers import INITS, PROVIDERS, hold_gates, recurrent
-from lstmfast.study.models.character_model import CharacterModel, batches, carried_loss
 from lstmfast.study.models.sequence_classifier import SequenceClassifier
 from lstmfast.study.models.sequence_regressor import SequenceRegressor
 
@@ -99,32 +98,6 @@ def test_regressor_gives_a_value_for_each_step():
     assert SequenceRegressor(build("RNN"), outputs=2)(torch.randn(7, 5, 3)).shape == (7, 5, 2)
 
 
-@pytest.mark.parametrize("layer", ["RNN", "LSTM"])
-def test_character_loss_carries_the_state(layer):
-    """Two halves of a text in turn have the loss of the whole; from the beginning the state is forgotten."""
-    model = CharacterModel(build(layer), 5)
-    text = torch.randint(0, 5, (2 * 8 * 4 + 1,))
-    whole = next(batches(text, 4, 16))
-    halves = batches(text, 4, 8)
-    loss = carried_loss(model)
-    losses = [loss(next(halves)).item() for _ in range(4)]
-    # Losses of size 2, summed in another order: a few roundings of 6e-8.
-    assert sum(losses[:2]) / 2 == pytest.approx(carried_loss(model)(whole).item(), abs=1e-6)
-    assert losses[:2] == losses[2:]
-    loss(next(halves)).backward()
-
-
-def test_batches_go_on_where_they_ended():
-    text = torch.arange(21)
-    source = batches(text, 2, 5)
-    (first, wanted, begins), (second, *_), (third, _, again) = (next(source) for _ in range(3))
-    assert (begins, again) == (True, True)
-    assert torch.cat([first, second])[:, 0].tolist() == list(range(10))
-    assert torch.cat([first, second])[:, 1].tolist() == list(range(10, 20))
-    assert torch.equal(wanted, first + 1)
-    assert torch.equal(third, first)
-
-
 # Data
 
 
@@ -148,4 +121,7 @@ def test_topics_have_each_paragraph_once():
     text = topics.text()
     paragraphs = text.strip("\n").split("\n\n")
     assert len(paragraphs) == len(set(paragraphs)) > 1000
+    numbers, size = topics.characters()
+    assert numbers.shape == (len(text),)
+    assert numbers.unique().tolist() == list(range(size)) == list(range(len(set(text))))
     assert topics.fingerprint(text) == hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -10,7 +10,6 @@ from . import progress, registry, report, runner
 from .data.source import Missing
 from .experiment import Experiment, Setting
 from .layers import PROVIDERS
-from .plots import png
 from .results import Store
 
 DEFAULT_OUT = Path("lstmfast-study")
@@ -132,16 +131,10 @@ def _chapter(experiment: Experiment, options: argparse.Namespace) -> report.Chap
 
 
 def write_report(options: argparse.Namespace) -> int:
-    chapters = [_chapter(registry.get(name), options) for name in registry.names()]
-    page = options.out / "report.html"
-    report.write(page, chapters)
-    for chapter in chapters:
-        for plot in chapter.experiment.plots if len(chapter.results) else ():
-            try:
-                picture = png(plot, chapter.results)
-            except Missing as missing:
-                print(f"no plots: {missing}", file=sys.stderr)
-                return 0
-            (options.out / f"{chapter.experiment.name}-{plot.name}.png").write_bytes(picture)
-    print(f"\nwrote {page}")
+    try:
+        page = report.write(options.out, (_chapter(registry.get(name), options) for name in registry.names()))
+    except Missing as missing:
+        print(f"no plots: {missing}", file=sys.stderr)
+    else:
+        print(f"\nwrote {page}")
     return 0
