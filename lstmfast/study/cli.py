@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from . import registry, report, runner
+from . import progress, registry, report, runner
 from .data.source import Missing
 from .experiment import Experiment, Setting
 from .layers import PROVIDERS
-from .plots import png
 from .results import Store
 
 DEFAULT_OUT = Path("lstmfast-study")
@@ -86,6 +85,8 @@ def run_experiments(options: argparse.Namespace) -> int:
     # Vanishing gradients are subnormal numbers, which are an order of magnitude slower on a CPU. lstmfast flushes them
     # in its kernels anyway; this does so for torch.nn as well. (Not in further threads of torch's, hence one thread.)
     torch.set_flush_denormal(True)
+    if not progress.available():
+        print("no progress bars: tqdm is missing: pip install 'lstmfast[study]'", file=sys.stderr)
     outside = []
     for name in registry.names() if "all" in options.names else dict.fromkeys(options.names):
         experiment = registry.get(name)
@@ -97,6 +98,9 @@ def run_experiments(options: argparse.Namespace) -> int:
         except Missing as missing:
             print(f"{name}: skipped. {missing}")
             continue
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+            return 130
         outside += _print_outcome(_chapter(experiment, options), options.check)
     write_report(options)
     return 1 if outside else 0
@@ -127,16 +131,10 @@ def _chapter(experiment: Experiment, options: argparse.Namespace) -> report.Chap
 
 
 def write_report(options: argparse.Namespace) -> int:
-    chapters = [_chapter(registry.get(name), options) for name in registry.names()]
-    page = options.out / "report.html"
-    report.write(page, chapters)
-    for chapter in chapters:
-        for plot in chapter.experiment.plots if len(chapter.results) else ():
-            try:
-                picture = png(plot, chapter.results)
-            except Missing as missing:
-                print(f"no plots: {missing}", file=sys.stderr)
-                return 0
-            (options.out / f"{chapter.experiment.name}-{plot.name}.png").write_bytes(picture)
-    print(f"\nwrote {page}")
+    try:
+        page = report.write(options.out, (_chapter(registry.get(name), options) for name in registry.names()))
+    except Missing as missing:
+        print(f"no plots: {missing}", file=sys.stderr)
+    else:
+        print(f"\nwrote {page}")
     return 0

@@ -68,7 +68,7 @@ class Experiment:
     runs: the keys of all runs of a budget with these seeds, in the order in which they should run.
     measure: carries out one run and returns what it measured: numbers, strings, lists and dicts of them.
     step: a step of that run, for the comparison with torch.nn: each call takes one and returns its loss. `compared` are
-        the keys that are compared; their seed is the first seed of the session.
+        the keys that are compared, once each.
     """
 
     name: str

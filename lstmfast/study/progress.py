@@ -8,6 +8,10 @@ except ImportError:
     tqdm = None
 
 
+def available() -> bool:
+    return tqdm is not None
+
+
 class Progress:
     """A bar over `total` units, for a with statement."""
 

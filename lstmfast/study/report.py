@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 
@@ -34,6 +35,11 @@ class Chapter:
     experiment: Experiment
     results: Results
     mode: str
+
+    @cached_property
+    def pictures(self) -> dict[str, bytes]:
+        """The plots as PNG, by their names. Raises Missing without matplotlib."""
+        return {plot.name: png(plot, self.results) for plot in self.experiment.plots} if len(self.results) else {}
 
     @property
     def findings(self) -> list[Finding]:
@@ -82,14 +88,7 @@ def _chapter(chapter: Chapter) -> str:
         )
     for table in experiment.tables(results):
         parts.append(_plain_table(table))
-    for plot in experiment.plots:
-        try:
-            picture = base64.b64encode(png(plot, results)).decode()
-        except Missing as missing:
-            parts.append(f"<p class=note>{escape(str(missing))}</p>")
-            continue
-        image = f'<img alt="{escape(plot.caption)}" src="data:image/png;base64,{picture}">'
-        parts.append(f"<figure>{image}<figcaption>{escape(plot.caption)}</figcaption></figure>")
+    parts += _pictures(chapter)
     if experiment.literature:
         rows = [(escape(entry.figure), escape(entry.source)) for entry in experiment.literature]
         parts.append(_table(("published, for comparison", "source"), rows))
@@ -99,6 +98,18 @@ def _chapter(chapter: Chapter) -> str:
         parts.append(_comparisons(results.comparisons))
     parts.append(_circumstances(chapter))
     return "\n".join(parts)
+
+
+def _pictures(chapter: Chapter) -> list[str]:
+    parts = []
+    try:
+        for plot in chapter.experiment.plots:
+            picture = base64.b64encode(chapter.pictures[plot.name]).decode()
+            image = f'<img alt="{escape(plot.caption)}" src="data:image/png;base64,{picture}">'
+            parts.append(f"<figure>{image}<figcaption>{escape(plot.caption)}</figcaption></figure>")
+    except Missing as missing:
+        return [f"<p class=note>{escape(str(missing))}</p>"]
+    return parts
 
 
 def check(experiment: Experiment, results: Results) -> list[tuple[Band, float, bool]]:
@@ -181,6 +192,15 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return f"<table><tr>{head}</tr>\n{body}</table>"
 
 
-def write(path: Path, chapters: Iterable[Chapter]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html(chapters), encoding="utf-8")
+def write(folder: Path, chapters: Iterable[Chapter]) -> Path:
+    """Writes report.html and the plots, as <experiment>-<plot>.png, and returns the page's path.
+
+    Raises Missing without matplotlib, after the page has been written without plots."""
+    chapters = list(chapters)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "report.html"
+    page.write_text(html(chapters), encoding="utf-8")
+    for chapter in chapters:
+        for plot, picture in chapter.pictures.items():
+            (folder / f"{chapter.experiment.name}-{plot}.png").write_bytes(picture)
+    return page

@@ -16,12 +16,14 @@ class Source:
 
     package: the top-level package whose files hold the data; None for data that Python brings along.
     install: what to type to get it.
+    files: paths of the files that are read, relative to the package.
     """
 
     title: str
     licence: str
     package: str | None = None
     install: str = ""
+    files: tuple[str, ...] = ()
 
     def missing(self) -> Missing:
         return Missing(f"{self.title} is missing: {self.install}")
@@ -32,9 +34,12 @@ class Source:
         return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
 
     def present(self, data: Path | None = None) -> bool:
-        if self.package is None:
+        """Whether read() would find the data."""
+        if self.package is None or self.folder() is not None:
             return True
-        return self.folder() is not None or (data is not None and data.is_dir())
+        return data is not None and (
+            bool(self._wheels(data)) or all((data / PurePosixPath(file).name).is_file() for file in self.files)
+        )
 
     def read(self, path: str, data: Path | None = None) -> bytes:
         """The content of a file, `path` being relative to the package.
@@ -45,10 +50,13 @@ class Source:
             plain = data / PurePosixPath(path).name
             if plain.is_file():
                 return plain.read_bytes()
-            for wheel in sorted(data.glob(f"{self.package}-*.whl")):
+            for wheel in self._wheels(data):
                 with zipfile.ZipFile(wheel) as archive:
                     return archive.read(f"{self.package}/{path}")
         folder = self.folder()
         if folder is None or not (folder / path).is_file():
             raise self.missing()
         return (folder / path).read_bytes()
+
+    def _wheels(self, data: Path) -> list[Path]:
+        return sorted(data.glob(f"{self.package}-*.whl"))

@@ -10,17 +10,19 @@ from pathlib import Path
 
 from .source import Source
 
+FILE = "datasets/sunspots/sunspots.csv"
 SOURCE = Source(
     "Sunspots (NGDC), in the package statsmodels",
     "public domain data, BSD-3-Clause package",
     "statsmodels",
     "pip install --no-deps statsmodels",
+    (FILE,),
 )
 
 
 def load(data: Path | None = None) -> tuple[list[int], list[float]]:
     """(years, sunspot numbers)."""
-    return parse(SOURCE.read("datasets/sunspots/sunspots.csv", data).decode())
+    return parse(SOURCE.read(FILE, data).decode())
 
 
 def parse(text: str) -> tuple[list[int], list[float]]:

@@ -4,12 +4,17 @@ Source: the standard library's module pydoc_data.topics. Licence: Python Softwar
 """
 
 import hashlib
+from functools import cache
+
+import torch
+from torch import Tensor
 
 from .source import Source
 
 SOURCE = Source("Python's help texts (pydoc_data.topics)", "PSF licence")
 
 
+@cache
 def text() -> str:
     """All topics in the order of their names, each paragraph once.
 
@@ -18,6 +23,13 @@ def text() -> str:
     from pydoc_data.topics import topics
 
     return deduplicated(topics[name] for name in sorted(topics))
+
+
+@cache
+def characters() -> tuple[Tensor, int]:
+    """The text as numbers of characters, int64 [N], and how many different ones there are."""
+    alphabet = {character: number for number, character in enumerate(sorted(set(text())))}
+    return torch.tensor([alphabet[character] for character in text()]), len(alphabet)
 
 
 def deduplicated(documents) -> str:

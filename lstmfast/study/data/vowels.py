@@ -12,8 +12,13 @@ from torch import Tensor
 
 from .source import Source
 
+FILES = tuple(f"datasets/data/JapaneseVowels/JapaneseVowels_{part}.ts" for part in ("TRAIN", "TEST"))
 SOURCE = Source(
-    "JapaneseVowels (UCI), in the package aeon", "BSD-3-Clause package, UCI data", "aeon", "pip install --no-deps aeon"
+    "JapaneseVowels (UCI), in the package aeon",
+    "BSD-3-Clause package, UCI data",
+    "aeon",
+    "pip install --no-deps aeon",
+    FILES,
 )
 SPEAKERS = 9
 COEFFICIENTS = 12
@@ -21,10 +26,7 @@ COEFFICIENTS = 12
 
 def load(data: Path | None = None) -> tuple[tuple[list[Tensor], Tensor], tuple[list[Tensor], Tensor]]:
     """(training utterances, speakers), (test utterances, speakers): 270 and 370 of them, each [frames, 12]."""
-    train, test = (
-        parse(SOURCE.read(f"datasets/data/JapaneseVowels/JapaneseVowels_{part}.ts", data).decode())
-        for part in ("TRAIN", "TEST")
-    )
+    train, test = (parse(SOURCE.read(file, data).decode()) for file in FILES)
     return train, test
 
 

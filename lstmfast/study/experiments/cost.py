@@ -93,13 +93,10 @@ def _parameters(module: torch.nn.Module) -> int:
 
 def training(key: Key, setting: Setting) -> tuple[Training, Tensor]:
     """The training, and the text that was held out of it."""
-    text = topics.text()
-    alphabet = {character: index for index, character in enumerate(sorted(set(text)))}
-    characters = torch.tensor([alphabet[character] for character in text], device=setting.device)
-    held_out = setting.budget.test_characters
-    characters, test = characters[:-held_out], characters[-held_out:]
-    untrained = model(key, setting, len(alphabet))
-    source = batches(characters, BATCH, LENGTH)
+    characters, alphabet_size = topics.characters()
+    train, test = characters.to(setting.device).tensor_split([-setting.budget.test_characters])
+    untrained = model(key, setting, alphabet_size)
+    source = batches(train, BATCH, LENGTH)
     return Training(untrained, source, CarriedLoss(untrained), setting.budget.recipe), test
 
 
@@ -109,7 +106,11 @@ def step(key: Key, setting: Setting) -> Callable[[], float]:
 
 def accuracy(key: Key, setting: Setting) -> dict:
     trained, test = training(key, setting)
-    curve = trained.run(lambda: {"bits": bits_per_token(trained.model, test)}, desc=key["model"])
+
+    def evaluate() -> dict[str, float]:
+        return {"bits": bits_per_token(trained.model, test)}
+
+    curve = trained.run(evaluate, desc=key["model"])
     parameters, hidden = _parameters(trained.model), trained.model.recurrent.hidden_size
     return {"parameters": parameters, "hidden": hidden, "bits": curve.metrics["bits"][-1], "curve": curve.json()}
 
@@ -264,7 +265,7 @@ EXPERIMENT = Experiment(
     tables=tables,
     plots=(Plot("curves", "Left: time of a layer. Right: held-out text, one line per seed.", draw, (7.5, 3.4)),),
     bands=(
-        Band("LSTM's time over RNN's, H = 128", lambda results: _ratio(results, 128), 1, 5),
+        Band("LSTM's time over RNN's, largest size", lambda results: _ratio(results, max(results.budget.sizes)), 1, 5),
         Band("bits per character, LSTM", lambda results: results.mean("bits", model="LSTM"), 1.7, 2.7),
     ),
     sources=(topics.SOURCE,),

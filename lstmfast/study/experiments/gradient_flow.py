@@ -92,7 +92,7 @@ def _at(results: Results, lag: int, layer: str, init: str) -> float:
 
 
 def tables(results: Results) -> list[Table]:
-    lags = (10, 50, 100)
+    lags = [lag for lag in (10, 50, 100, 200, 300) if lag < results.budget.steps]
     rows = [
         (
             label(layer, init),

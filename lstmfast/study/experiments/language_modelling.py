@@ -50,7 +50,7 @@ def training(key: Key, setting: Setting, text: Text, epochs: int) -> Training:
     )
     model = LanguageModel(len(text.vocabulary), layer, budget.dropout).to(setting.device)
     train = text.numbers(text.train, setting.device)
-    per_epoch = (len(train) - 1) // budget.batch // budget.length
+    per_epoch = -(-((len(train) - 1) // budget.batch) // budget.length)
     recipe = Recipe(lr=budget.lr, steps=epochs * per_epoch, anneal=True, evaluate_every=per_epoch)
     return Training(model, batches(train, budget.batch, budget.length), CarriedLoss(model), recipe)
 

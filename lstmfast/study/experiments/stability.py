@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
-
 from ..claims import Finding, verdict
 from ..data import topics
 from ..experiment import Band, Experiment, Key, Setting, Table
@@ -40,14 +38,13 @@ def runs(budget: Budget, seeds: Iterable[int]) -> list[Key]:
 
 def training(key: Key, setting: Setting) -> Training:
     budget = setting.budget
-    text = topics.text()
-    alphabet = {character: index for index, character in enumerate(sorted(set(text)))}
-    characters = torch.tensor([alphabet[character] for character in text], device=setting.device)
+    characters, alphabet_size = topics.characters()
     options = {"init": key["init"], "provider": setting.provider}
     layer = recurrent(key["layer"], budget.embedding_size, budget.hidden_size, **options)
-    model = LanguageModel(len(alphabet), layer).to(setting.device)
+    model = LanguageModel(alphabet_size, layer).to(setting.device)
     recipe = Recipe(key["lr"], budget.steps, optimizer=key["optimizer"], clip=None, evaluate_every=10)
-    return Training(model, batches(characters, budget.batch, budget.length), CarriedLoss(model), recipe)
+    source = batches(characters.to(setting.device), budget.batch, budget.length)
+    return Training(model, source, CarriedLoss(model), recipe)
 
 
 def step(key: Key, setting: Setting) -> Callable[[], float]:
@@ -62,7 +59,7 @@ def measure(key: Key, setting: Setting) -> dict:
     )
     finite = [norm for norm in curve.metrics["gradient_norm"] if math.isfinite(norm)]
     return {
-        "bits": sum(curve.loss[-2:]) / len(curve.loss[-2:]),  # the last 20 steps
+        "bits": sum(curve.loss[-2:]) / len(curve.loss[-2:]) / math.log(2),  # the last 20 steps
         "gradient_norm": max(finite, default=None),
         "curve": curve.json(),
         "alphabet": trained.model.output.out_features,

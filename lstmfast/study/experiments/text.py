@@ -19,7 +19,9 @@ NOISE = 0.03  # bits per character: differences below it count as none
 
 @dataclass(frozen=True)
 class Budget:
-    """more_epochs: an RNN may read the text so many times as often as the others, since its steps take less time."""
+    """more_epochs: an RNN may read the text so many times as often as the others, since its steps take less time.
+    characters: of the text; None for all.
+    """
 
     seeds: int = 3
     epochs: int = 6
@@ -32,6 +34,7 @@ class Budget:
     lr: float = 4e-3
     ngram_order: int = 5  # the best one for a text of this size
     sample: int = 300
+    characters: int | None = None
 
 
 def runs(budget: Budget, seeds: Iterable[int]) -> list[Key]:
@@ -45,14 +48,13 @@ def runs(budget: Budget, seeds: Iterable[int]) -> list[Key]:
 
 
 @lru_cache(maxsize=1)
-def corpus() -> Text:
-    return Text.of(topics.text())
+def corpus(characters: int | None) -> Text:
+    return Text.of(topics.text()[:characters])
 
 
 @lru_cache(maxsize=1)
-def baselines(order: int) -> dict[str, float]:
+def baselines(text: Text, order: int) -> dict[str, float]:
     """Bits per held-out character of what needs no training."""
-    text = corpus()
     ngram = Ngram(order, text.train, text.vocabulary)
     return {
         f"{order}-gram": ngram.bits_per_token(text.held_out, history=text.train),
@@ -61,7 +63,8 @@ def baselines(order: int) -> dict[str, float]:
 
 
 def measure(key: Key, setting: Setting) -> dict:
-    text, budget = corpus(), setting.budget
+    budget = setting.budget
+    text = corpus(budget.characters)
     trained = training(key, setting, text, key["epochs"])
     figures = learning_curve(trained, text)
     prompt = text.held_out[:60]
@@ -71,13 +74,13 @@ def measure(key: Key, setting: Setting) -> dict:
         **figures,
         "prompt": prompt,
         "sample": "".join(text.vocabulary[number] for number in drawn),
-        "baselines": baselines(budget.ngram_order),
+        "baselines": baselines(text, budget.ngram_order),
         "text": topics.fingerprint(text.train + text.held_out),
     }
 
 
 def step(key: Key, setting: Setting) -> Callable[[], float]:
-    return training(key, setting, corpus(), key["epochs"]).step
+    return training(key, setting, corpus(setting.budget.characters), key["epochs"]).step
 
 
 def _final(results: Results, layer: str, init: str = "default", more: bool = False) -> float:
@@ -173,7 +176,9 @@ EXPERIMENT = Experiment(
     runs=runs,
     measure=measure,
     step=step,
-    compared=tuple({"layer": layer, "init": "default", "epochs": 1, "seed": 0} for layer in ("RNN", "LSTM")),
+    compared=tuple(
+        {"layer": layer, "init": "default", "epochs": Budget().epochs, "seed": 0} for layer in ("RNN", "LSTM")
+    ),
     findings=findings,
     tables=tables,
     plots=(Plot("bits", "Bits per held-out character; one line for each seed.", _draw, (8.4, 3.4)),),

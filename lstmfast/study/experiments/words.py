@@ -23,10 +23,13 @@ NOISE = 1.03  # perplexities that differ by less than 3 % count as the same
 @dataclass(frozen=True)
 class Budget:
     """corpus: "topics", Python's help texts, or "verses", the King James Version.
-    least: a word that occurs less often is UNKNOWN."""
+    characters: of it; None for all.
+    least: a word that occurs less often is UNKNOWN.
+    """
 
     seeds: int = 3
     corpus: str = "topics"
+    characters: int | None = None
     least: int = 3
     epochs: int = 5
     batch: int = 20
@@ -49,9 +52,9 @@ def with_unknown(tokens: list[str], least: int) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def corpus(name: str, least: int, data: Path | None = None) -> Text:
-    content = topics.text() if name == "topics" else "\n".join(verses.load("en", data).values())
-    return Text.of(with_unknown(words(content), least))
+def corpus(budget: Budget, data: Path | None = None) -> Text:
+    content = topics.text() if budget.corpus == "topics" else "\n".join(verses.load("en", data).values())
+    return Text.of(with_unknown(words(content[: budget.characters]), budget.least))
 
 
 @lru_cache(maxsize=1)
@@ -59,12 +62,9 @@ def ngram_bits(text: Text, order: int) -> float:
     return Ngram(order, text.train, text.vocabulary).bits_per_token(text.held_out, history=text.train)
 
 
-def _corpus(setting: Setting) -> Text:
-    return corpus(setting.budget.corpus, setting.budget.least, setting.data)
-
-
 def measure(key: Key, setting: Setting) -> dict:
-    text, budget = _corpus(setting), setting.budget
+    budget = setting.budget
+    text = corpus(budget, setting.data)
     figures = learning_curve(training(key, setting, text, budget.epochs), text)
     return {
         **figures,
@@ -76,7 +76,7 @@ def measure(key: Key, setting: Setting) -> dict:
 
 
 def step(key: Key, setting: Setting) -> Callable[[], float]:
-    return training(key, setting, _corpus(setting), setting.budget.epochs).step
+    return training(key, setting, corpus(setting.budget, setting.data), setting.budget.epochs).step
 
 
 def tables(results: Results) -> list[Table]:

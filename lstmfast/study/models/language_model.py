@@ -48,11 +48,9 @@ def pieces(tokens: Tensor, batch_size: int, length: int) -> Iterator[Batch]:
 
 
 def batches(tokens: Tensor, batch_size: int, length: int) -> Iterator[Batch]:
-    """The same, without end. Ends of parts shorter than `length` are left out: all steps have the same size."""
-    if (len(tokens) - 1) // batch_size < length:
-        raise ValueError(f"a text of {len(tokens)} tokens is too short for {batch_size} parts of {length}")
+    """The same, without end."""
     while True:
-        yield from (batch for batch in pieces(tokens, batch_size, length) if len(batch.inputs) == length)
+        yield from pieces(tokens, batch_size, length)
 
 
 def detached(state):
@@ -61,7 +59,7 @@ def detached(state):
 
 
 class CarriedLoss:
-    """Cross entropy of a batch, in bits per token, the state being carried along from batch to batch."""
+    """Cross entropy of a batch, in nats per token, the state being carried along from batch to batch."""
 
     def __init__(self, model: LanguageModel):
         self.model = model
@@ -70,18 +68,18 @@ class CarriedLoss:
     def __call__(self, batch: Batch) -> Tensor:
         logits, state = self.model(batch.inputs, None if batch.begins else self.state)
         self.state = detached(state)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten()) / math.log(2)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
 
 
 @torch.no_grad()
 def bits_per_token(model: LanguageModel, tokens: Tensor, batch_size: int = 8, length: int = 200) -> float:
     """Mean of -log2 P over a text [N], the model being in eval mode; it is read in `batch_size` parts, each from a zero
     state, and the last N modulo batch_size tokens are left out."""
-    loss, bits, count = CarriedLoss(model), 0.0, 0
+    loss, nats, count = CarriedLoss(model), 0.0, 0
     for batch in pieces(tokens, batch_size, length):
-        bits += loss(batch).item() * batch.targets.numel()
+        nats += loss(batch).item() * batch.targets.numel()
         count += batch.targets.numel()
-    return bits / count
+    return nats / count / math.log(2)
 
 
 @torch.no_grad()
