@@ -26,12 +26,15 @@ NOISE = 0.02  # of the accuracy: two standard errors for the 2000 sentences of t
 
 @dataclass(frozen=True)
 class Budget:
+    """least: a word that occurs less often in the training is unknown."""
+
     seeds: int = 3
     tested: int = 2000
     epochs: int = 4
     batch: int = 64
-    embedding_size: int = 64
+    embedding_size: int = 32
     hidden_size: int = 64
+    least: int = 3
     dropout: float = 0.3
     lr: float = 3e-3
 
@@ -49,13 +52,13 @@ class Corpus:
     """Sentences in words, and 1 for praise, 0 for blame; those rated 0 are left out. The split is the same for every
     run."""
 
-    def __init__(self, rated: list[tuple[str, float]], tested: int):
+    def __init__(self, rated: list[tuple[str, float]], tested: int, least: int):
         labelled = [(words(sentence), int(rating > 0)) for sentence, rating in rated if rating != 0]
         order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0)).tolist()
         test, train = order[:tested], order[tested:]
         self.train_words, self.train_labels = zip(*(labelled[i] for i in train), strict=True)
         self.test_words, self.test_labels = zip(*(labelled[i] for i in test), strict=True)
-        self.vocabulary = Vocabulary(self.train_words)
+        self.vocabulary = Vocabulary(self.train_words, least)
         self.train = [self.vocabulary.encode(sentence) for sentence in self.train_words]
         self.test = [self.vocabulary.encode(sentence) for sentence in self.test_words]
 
@@ -68,8 +71,8 @@ class Corpus:
 
 
 @lru_cache(maxsize=1)
-def corpus(tested: int, data: Path | None) -> Corpus:
-    return Corpus(movie_reviews.load(data), tested)
+def corpus(tested: int, least: int, data: Path | None) -> Corpus:
+    return Corpus(movie_reviews.load(data), tested, least)
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +108,7 @@ def right(model: SentenceClassifier, corpus: Corpus, device: torch.device) -> Te
 
 
 def measure(key: Key, setting: Setting) -> dict:
-    texts = corpus(setting.budget.tested, setting.data)
+    texts = corpus(setting.budget.tested, setting.budget.least, setting.data)
     trained = training(key, setting, texts)
     curve = trained.run(lambda: {"accuracy": right(trained.model, texts, setting.device).float().mean().item()})
     trained.model.eval()
@@ -128,7 +131,7 @@ def by_length(correct: Tensor, lengths: Tensor, groups: int = 4) -> list[tuple[f
 
 
 def step(key: Key, setting: Setting) -> Callable[[], float]:
-    return training(key, setting, corpus(setting.budget.tested, setting.data)).step
+    return training(key, setting, corpus(setting.budget.tested, setting.budget.least, setting.data)).step
 
 
 def tables(results: Results) -> list[Table]:

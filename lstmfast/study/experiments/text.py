@@ -28,10 +28,10 @@ class Budget:
     more_epochs: int = 2
     batch: int = 32
     length: int = 100
-    embedding_size: int = 64
-    hidden_size: int = 128
+    embedding_size: int = 32
+    hidden_size: int = 96
     dropout: float = 0.0
-    lr: float = 4e-3
+    lr: float = 5e-3
     ngram_order: int = 5  # the best one for a text of this size
     sample: int = 300
     characters: int | None = None

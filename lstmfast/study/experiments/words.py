@@ -34,8 +34,8 @@ class Budget:
     epochs: int = 4
     batch: int = 20
     length: int = 35
-    embedding_size: int = 128
-    hidden_size: int = 128
+    embedding_size: int = 96
+    hidden_size: int = 96
     dropout: float = 0.3
     lr: float = 4e-3
     ngram_order: int = 3  # the best one for a text of this size
