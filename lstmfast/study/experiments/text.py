@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from ..claims import Finding, verdict
 from ..data import topics
-from ..experiment import Experiment, Key, Literature, Setting, Table
+from ..experiment import Band, Experiment, Key, Literature, Setting, Table
 from ..models.language_model import generate
 from ..models.ngram import Ngram, bz2_bits_per_character
 from ..plots import Plot, label, style
@@ -182,6 +182,10 @@ EXPERIMENT = Experiment(
     findings=findings,
     tables=tables,
     plots=(Plot("bits", "Bits per held-out character; one line for each seed.", _draw, (8.4, 3.4)),),
+    bands=(
+        Band("bits per character, RNN", lambda results: _final(results, "RNN"), 1.8, 2.4),
+        Band("bits per character, LSTM", lambda results: _final(results, "LSTM"), 1.8, 2.4),
+    ),
     sources=(topics.SOURCE,),
     literature=(
         Literature(
