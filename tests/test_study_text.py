@@ -147,7 +147,7 @@ def test_language_model_learns_a_refrain(layer):
     refrain = torch.tensor([0, 1, 0, 2, 0, 3]).repeat(30)
     model = LanguageModel(4, recurrent(layer, 8, 16))
     source = language_model.batches(refrain, 4, 10)
-    training = Training(model, source, CarriedLoss(model), Recipe(lr=2e-2, steps=80))
+    training = Training(model, source, CarriedLoss(model), Recipe(lr=2e-2, steps=80, evaluate_every=10))
     first = training.step()
     assert training.run().loss[-1] < first / 2
     model.eval()
@@ -249,7 +249,9 @@ def test_translator_learns(layer, attention):
         recurrent(layer, 8, 24),
         attention,
     )
-    training = Training(model, corpus.batches(16, torch.device("cpu")), model.loss, Recipe(lr=2e-2, steps=100))
+    training = Training(
+        model, corpus.batches(16, torch.device("cpu")), model.loss, Recipe(lr=2e-2, steps=100, evaluate_every=10)
+    )
     first = training.step()
     assert training.run().loss[-1] < first / 2
     model.eval()
@@ -311,7 +313,9 @@ def test_classifier_learns(layer, pooling, tmp_path):
         sentences, labels = batch
         return nn.functional.cross_entropy(model(sentences), labels)
 
-    training = Training(model, corpus.batches(16, torch.device("cpu")), loss, Recipe(lr=2e-2, steps=40))
+    training = Training(
+        model, corpus.batches(16, torch.device("cpu")), loss, Recipe(lr=2e-2, steps=40, evaluate_every=10)
+    )
     first = training.step()
     assert training.run().loss[-1] < first / 2
     model.eval()
