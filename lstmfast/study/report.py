@@ -63,16 +63,36 @@ def html(chapters: Iterable[Chapter]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _findings(chapters: list[Chapter]) -> list[tuple[str, Chapter | None, Finding | None]]:
+    """Every claim with every experiment that says something about it; once without any if there is none."""
+    rows = []
+    for claim in CLAIMS:
+        found = [
+            (claim, chapter, finding) for chapter in chapters for finding in chapter.findings if finding.claim == claim
+        ]
+        rows += found or [(claim, None, None)]
+    return rows
+
+
 def _claims(chapters: list[Chapter]) -> str:
     rows = []
-    for claim, text in CLAIMS.items():
-        found = [(chapter, finding) for chapter in chapters for finding in chapter.findings if finding.claim == claim]
-        for chapter, finding in found:
-            link = f'<a href="#{chapter.experiment.name}">{escape(chapter.experiment.name)}</a>'
-            rows.append((claim, escape(text), link, _verdict(finding), escape(finding.measured)))
-        if not found:
-            rows.append((claim, escape(text), "", "not measured", ""))
+    for claim, chapter, finding in _findings(chapters):
+        if finding is None:
+            rows.append((claim, escape(CLAIMS[claim]), "", "not measured", ""))
+            continue
+        link = f'<a href="#{chapter.experiment.name}">{escape(chapter.experiment.name)}</a>'
+        rows.append((claim, escape(CLAIMS[claim]), link, _verdict(finding), escape(finding.measured)))
     return _table(("", "claim", "experiment", "verdict", "measured"), rows)
+
+
+def markdown(chapters: Iterable[Chapter]) -> str:
+    """The table of claims alone, for a text."""
+    lines = ["| claim | experiment | verdict | measured |", "| :--- | :--- | :--- | :--- |"]
+    for claim, chapter, finding in _findings(list(chapters)):
+        if finding is not None:
+            cells = (f"{claim} {CLAIMS[claim]}", chapter.experiment.name, finding.verdict.value, finding.measured)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _chapter(chapter: Chapter) -> str:
@@ -193,13 +213,14 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def write(folder: Path, chapters: Iterable[Chapter]) -> Path:
-    """Writes report.html and the plots, as <experiment>-<plot>.png, and returns the page's path.
+    """Writes report.html, claims.md and the plots, as <experiment>-<plot>.png; returns the page's path.
 
     Raises Missing without matplotlib, after the page has been written without plots."""
     chapters = list(chapters)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     page.write_text(html(chapters), encoding="utf-8")
+    (folder / "claims.md").write_text(markdown(chapters), encoding="utf-8")
     for chapter in chapters:
         for plot, picture in chapter.pictures.items():
             (folder / f"{chapter.experiment.name}-{plot}.png").write_bytes(picture)

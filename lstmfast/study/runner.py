@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,14 +41,24 @@ def run(experiment: Experiment, setting: Setting, store: Store, seeds: Iterable[
 
 def circumstances(setting: Setting) -> dict[str, Any]:
     """What figures in seconds depend on."""
-    device = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else platform.processor()
+    device = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else _processor()
     return {
         "lstmfast": lstmfast.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": device or platform.machine(),
+        "device": device,
         "isa": lstmfast.build_info()["cpu_isa"],
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

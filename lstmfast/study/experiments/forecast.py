@@ -218,8 +218,8 @@ EXPERIMENT = Experiment(
     "a linear model of the last nine years by least squares, and persistence, which says next year is like this year.",
     claims=("C9", "C14"),
     budgets={
-        "quick": Budget(5, Recipe(lr=1e-2, steps=600, evaluate_every=10)),
-        "full": Budget(20, Recipe(lr=3e-3, steps=3000, evaluate_every=10)),
+        "quick": Budget(5, Recipe(lr=3e-3, steps=600, evaluate_every=10)),
+        "full": Budget(20, Recipe(lr=1e-3, steps=3000, evaluate_every=10)),
     },
     runs=runs,
     measure=measure,

@@ -25,7 +25,7 @@ TASKS = ["sum", "latest"]
 class Budget:
     seeds: int
     recipe: Recipe
-    length: int = 40
+    length: int = 30
     batch: int = 64
     hidden_size: int = 32
     test_sequences: int = 1000
@@ -208,7 +208,10 @@ EXPERIMENT = Experiment(
     "two tasks are learnt without one of the gates, which is held at 1: the sum of two marked numbers, which must be "
     "kept and added, and the number that was marked last, which must replace the one before.",
     claims=("C5", "C6"),
-    budgets={"quick": Budget(2, Recipe(lr=5e-3, steps=1000)), "full": Budget(5, Recipe(lr=5e-3, steps=5000))},
+    budgets={
+        "quick": Budget(2, Recipe(lr=5e-3, steps=2000)),
+        "full": Budget(5, Recipe(lr=5e-3, steps=8000), length=60),
+    },
     runs=runs,
     measure=measure,
     step=step,
