@@ -132,7 +132,9 @@ $(DEV_STAMP): requirements/dev.txt $(TORCH_STAMP)
 
 $(STUDY_STAMP): requirements/study-data.txt $(VENV_STAMP)
 	mkdir -p build/study-data
-	$(PIP) install --no-deps -r $< && touch $@ || echo "the study's data could not be installed"
+	$(PIP) install --no-deps -r $< && \
+	  $(PIP) download -q --no-deps --no-binary :all: -d build/study-data vaderSentiment==3.3.2 && \
+	  touch $@ || echo "the study's data could not be installed"
 
 $(CUDA_VENV)/.created:
 	$(PYTHON) -m venv $(CUDA_VENV)

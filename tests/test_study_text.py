@@ -52,6 +52,7 @@ def test_number_words_of_the_package(monkeypatch):
 def test_pairs_of_ones_own(tmp_path):
     path = tmp_path / "pairs.tsv"
     path.write_text("eins\tone\nzwei \ttwo\ndrei\tthree\n", encoding="utf-8")
+    assert number_words.SOURCE.present(tmp_path)
     assert number_words.load(2, tmp_path) == [("eins", "one"), ("zwei", "two")]
     path.write_text("eins\tone\nzwei two\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 2: expected two texts"):
