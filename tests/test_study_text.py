@@ -13,8 +13,8 @@ from lstmfast.study.data import movie_reviews, number_words, verses
 from lstmfast.study.data.source import Missing
 from lstmfast.study.data.words import words
 from lstmfast.study.experiments import sentiment, translate
+from lstmfast.study.experiments import words as by_words
 from lstmfast.study.experiments.language_modelling import Text
-from lstmfast.study.experiments.words import UNKNOWN, with_unknown
 from lstmfast.study.layers import recurrent
 from lstmfast.study.models import language_model, sentence_classifier, translator
 from lstmfast.study.models.language_model import CarriedLoss, LanguageModel
@@ -97,10 +97,18 @@ def test_verses(tmp_path):
     assert verses.load("es", tmp_path) == {("ot", 1): "Uno.", ("ot", 2): "Dos & tres", ("nt", 0): "Amén"}
     assert verses.pairs("es", "en", tmp_path) == [("Uno.", "One"), ("Amén", "Amen!")]
 
+    # What the full budgets read.
+    shortest = translate.corpus(translate.Budget(corpus="verses", pairs=1, tested=0.0), tmp_path)
+    ((source, target),) = shortest.train
+    assert shortest.source_alphabet.decode(source.tolist()) == "Uno."
+    assert shortest.target_alphabet.decode(target.tolist()) == "One"
+    text = by_words.corpus(by_words.Budget(corpus="verses", least=1), tmp_path)
+    assert text.train + text.held_out == ("one", "amen", "!")
+
 
 def test_words():
     assert words("It's 42 __init__ calls, isn't it?") == ["it's", "42", "__init__", "calls", ",", "isn't", "it", "?"]
-    assert with_unknown(["a", "b", "a"], 2) == ("a", UNKNOWN, "a")
+    assert by_words.with_unknown(["a", "b", "a"], 2) == ("a", by_words.UNKNOWN, "a")
 
 
 # Language models
