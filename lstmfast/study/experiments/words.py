@@ -9,7 +9,7 @@ from pathlib import Path
 from ..claims import Finding, verdict
 from ..data import topics, verses
 from ..data.words import words
-from ..experiment import Experiment, Key, Literature, Setting, Table
+from ..experiment import Band, Experiment, Key, Literature, Setting, Table
 from ..models.ngram import Ngram
 from ..plots import Plot, label, style
 from ..results import Results, Spread
@@ -148,6 +148,13 @@ EXPERIMENT = Experiment(
     findings=findings,
     tables=tables,
     plots=(Plot("perplexity", "Perplexity of the held-out text; one line for each seed.", _draw, (8.4, 3.4)),),
+    bands=(
+        # It counts; the text alone, which differs between Python versions, changes it.
+        Band("perplexity of the 3-gram", lambda results: results.records[0].figures["ngram_perplexity"], 20, 28),
+        Band(
+            "perplexity of the LSTM", lambda results: results.mean("perplexity", layer="LSTM", init="default"), 20, 60
+        ),
+    ),
     sources=(topics.SOURCE, verses.SOURCE),
     literature=(
         Literature("Penn Treebank, word perplexity: LSTM 78.93, GRU 92.48", "S. Bai et al., arXiv:1803.01271"),
