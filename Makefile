@@ -34,7 +34,7 @@ EXTENSION_STAMP := $(CPP_BUILD)/.installed
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env build demo study test test-all cpp-test sanitize lint format wheel clean
+.PHONY: help env build demo study test test-all cpp-test sanitize sanitize-threads lint format wheel clean
 .PHONY: cuda-compile cuda-emulation-test build-cuda-check gpu-check
 
 help: ## list the targets
@@ -68,6 +68,12 @@ sanitize: $(TOOLS_STAMP) ## the C++ tests under the address and undefined-behavi
 	  -DLSTMFAST_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
 	cmake --build build/sanitize --target cpp_tests
 	ctest --test-dir build/sanitize --output-on-failure
+
+sanitize-threads: $(TOOLS_STAMP) ## the C++ tests that use threads, under the thread sanitizer
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize-threads -G Ninja -DLSTMFAST_PYTHON=OFF \
+	  -DLSTMFAST_SANITIZE=thread -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
+	cmake --build build/sanitize-threads --target test_kernels test_concurrency
+	ctest --test-dir build/sanitize-threads --output-on-failure -R 'test_(kernels|concurrency)'
 
 # The kernels need nvcc alone. The binding is compiled against torch's headers as they are in a CPU build, with stand-ins
 # for the few that are missing there; it cannot be linked.

@@ -110,17 +110,27 @@ constexpr int kMostDirectRows = 8;
 template <class C, class RowOf>
 void write_outer(const Team& team, const Matrix& dst, int64_t cols, const C* const (&x)[kMostDirectRows], int64_t rows,
                  const C* g, int64_t stride, int64_t depth, const RowOf& row_of) {
+  constexpr int64_t kAhead = 1024 / sizeof(C);
+  constexpr int kPacks = 4, n = kLanes<C>;  // a factor serves four packs
   const Share mine = team.share(depth);
   for (int64_t k = mine.begin; k < mine.end; k++) {
     const int64_t at = row_of(k);
     if (at < 0) continue;
     C* to = static_cast<C*>(dst.data) + at * dst.row_stride;
     const C* factors = g + k / kPanel<C> * stride + k % kPanel<C>;
-    for (int64_t c = 0; c < cols; c += kLanes<C>) {
-      Vec<C> sum{};
-      for (int64_t r = 0; r < rows; r++)
-        if (x[r]) sum += factors[r * kPanel<C>] * load_first(x[r] + c, cols - c);
-      store_first(to + c, sum, cols - c);
+    for (int64_t c = 0; c < cols; c += kPacks * n) {
+      Vec<C> sum[kPacks] = {};
+      for (int64_t r = 0; r < rows; r++) {
+        if (!x[r]) continue;
+        const Vec<C> factor = splat(factors[r * kPanel<C>]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kPacks; j++) sum[j] += factor * load_first(x[r] + c + j * n, cols - c - j * n);
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < kPacks; j++) {
+        __builtin_prefetch(to + c + j * n + kAhead, 1);  // a store waits for its line to come from L3
+        store_first(to + c + j * n, sum[j], cols - c - j * n);
+      }
     }
   }
 }

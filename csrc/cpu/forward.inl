@@ -3,6 +3,7 @@
 //   pack the weights -> for each block of steps: project its input -> step, step, step -> next block
 //
 // A step multiplies h of the step before by W_hh on top of the projected input and runs the cell on the accumulators.
+// Where W_ih stays in L2 as well (Plan::fuse_input), a step projects its own input, and nothing lies between the two.
 // The current state lives in small buffers of its own (h twice: read one, write the other), so that a sequence that
 // starts late or ends early needs no special case: its rows just wait. With a projection a second product follows.
 #pragma once
@@ -46,7 +47,7 @@ class Forward {
     c_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
     x_block_ = arena.take<C>(block_rows * input_, !storage.is_compute);
     y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute);
-    C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_);
+    C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_ && !plan.fuse_input);
     cell_out_ = arena.take<C>(batch * hidden_, projects && !keep_);
     bytes_ = arena.used();
 
@@ -71,7 +72,7 @@ class Forward {
           import_x(team, block);
           if (!by_batch()) team.meet();
         }
-        project(team, block, panels);
+        if (!plan_.fuse_input) project(team, block, panels);
         for_each_step(block, steps_.reverse(), [&](int64_t t) {
           step(team, block, t, panels);
           if (!by_batch()) team.meet();
@@ -244,6 +245,12 @@ class Forward {
     const auto panel_at = [&](int64_t i) { return (t & 1) ? panels.end - 1 - i : panels.begin + i; };
     for (int64_t i = 0; i < count; i++) {
       const int64_t panel = panel_at(i), following = i + 1 < count ? panel_at(i + 1) : -1;
+      if (plan_.fuse_input) {
+        const C *x = w_ih_.packed + panel * input_ * kPanel<C>, *h = w_hh_.packed + panel * output_ * kPanel<C>;
+        for_tiles(mine, active,
+                  [&](auto m, int64_t n, int64_t) { fused_step_tile<decltype(m)::value>(block, t, panel, n, x, h); });
+        continue;
+      }
       for_pieces_of(w_hh_, panel, following, output_, [&](const Piece& piece, const C* weights, const C* next) {
         for_tiles(mine, active, [&](auto m, int64_t n, int64_t nth) {
           step_tile<decltype(m)::value>(block, t, panel, n, Operand<C>{piece, weights, share_of(next, nth, piece)});
@@ -272,7 +279,27 @@ class Forward {
     }
     multiply<M, true>(acc, h, w_hh_, panel, piece, gate_rows());
     if (!piece.at.last) return store_sums<M>(record, acc);
-
+    run_cell<M>(block, t, panel, n, acc);
+  }
+  // The whole step on accumulators that start from the bias: x W_ih' is neither stored nor loaded.
+  template <int M>
+  LF_NOINLINE void fused_step_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const C* w_x,
+                                   const C* w_h) const {
+    const C *x_rows[M], *h_rows[M];
+    Tile<C, M> acc;
+    for (int r = 0; r < M; r++) {
+      x_rows[r] = x_row(block, t, n + r);
+      h_rows[r] = h_[parity(t)] + (n + r) * h_stride_;
+      for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
+    }
+    // One chain for x whatever the height, as in project(). Both weights are in L2: nothing to fetch ahead.
+    multiply_add_inline<M, C, 1>(acc, x_rows, w_x, input_, {w_x, 0});
+    multiply_add_inline<M, C>(acc, h_rows, w_h, output_, {w_h, 0});
+    run_cell<M>(block, t, panel, n, acc);
+  }
+  template <int M>
+  LF_INLINE void run_cell(const Block& block, int64_t t, int64_t panel, int64_t n, const Tile<C, M>& acc) const {
+    C* record = keep_ ? record_at(t, panel, n) : nullptr;
     for (int pack = 0; pack < P::kPacks; pack++) {
       const int64_t unit = panel * P::kUnits + pack * kWidth, left = hidden_ - unit;
       if (left <= 0) break;

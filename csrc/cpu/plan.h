@@ -27,6 +27,8 @@ struct Plan {
   int64_t backward_steps = 1;
   // Weights are read where they lie, since packing them would cost more than they are used. Depends on the shape alone.
   bool in_place = false;
+  // A step multiplies by W_ih as well as by W_hh, so that x W_ih' is neither stored nor loaded. Bitwise the same.
+  bool fuse_input = false;
 };
 
 // Rows per block: few enough that the projected input stays in L2 until its step comes (forward), enough that a
@@ -47,9 +49,16 @@ inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, int t
 
   const int64_t panels = ceil_div(s.hidden * gates, target.panel_cols), tiles = ceil_div(batch, target.tile_rows);
   const int64_t weights = gates * s.hidden * (s.input + s.output()) + s.projection * s.hidden;
-  // Splitting the batch saves a barrier per step, and costs every thread a walk over all weights.
-  const bool weights_fit = weights * compute_size <= target.l2_bytes / 2;
-  plan.split = tiles >= threads && (weights_fit || panels < threads) ? Split::kBatch : Split::kHidden;
+  const int64_t weight_bytes = weights * compute_size;
+  // Splitting the batch saves a barrier per step, and costs every thread a walk over all weights. A thread alone has
+  // nobody to wait for, and may project rows of several steps in one tile.
+  const bool weights_fit = weight_bytes <= target.l2_bytes / 2;
+  plan.split = threads > 1 && tiles >= threads && (weights_fit || panels < threads) ? Split::kBatch : Split::kHidden;
+
+  // Projecting apart reads W_ih once per block instead of once per step: that pays where W_ih comes from beyond L2, and
+  // where a step alone would not fill a tile.
+  const bool full_tiles = batch >= target.tile_rows, many_tiles = batch >= 2 * target.tile_rows;
+  plan.fuse_input = !plan.in_place && full_tiles && (weights_fit || (many_tiles && weight_bytes <= target.l2_bytes));
 
   // Meeting costs about as much as ten thousand multiplications: below that another thread is a loss.
   constexpr int64_t kWorthAThread = 10000;

@@ -87,6 +87,13 @@ class FlushSubnormals {
   FlushSubnormals& operator=(const FlushSubnormals&) = delete;
 };
 
+// The thread sanitizer knows pthreads; how OpenMP's runtime orders its threads it cannot see.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kOpenMp = false;
+#else
+constexpr bool kOpenMp = true;
+#endif
+
 // Runs f(team) on `threads` threads, or fewer where the system gives fewer.
 template <class F>
 void run_team(int threads, const F& f) {
@@ -100,7 +107,7 @@ void run_team(int threads, const F& f) {
   } work{f, {}};
   if (threads == 1) {
     work.run(1, 0);
-  } else if (cpu::is_forked_child()) {
+  } else if (!kOpenMp || cpu::is_forked_child()) {
     cpu::run_on_own_threads(threads, [](void* w, int size, int me) { static_cast<Work*>(w)->run(size, me); }, &work);
   } else {
 #pragma omp parallel num_threads(threads)

@@ -226,6 +226,16 @@ void check_all(int isa) {
           check_case(packed, isa, threads);
           check_case(long_one, isa, threads);
         }
+  // Large enough that the planner takes every thread: split by hidden units, and by sequences.
+  for (const bool reverse : {false, true})
+    for (const int64_t p : {0, 3}) {
+      Case<T> hidden(0, 3, 5, 30, 70, p, reverse, {}), batch(0, 3, 19, 20, 40, p, reverse, {}),
+          packed(0, 3, 19, 20, 40, p, reverse, {19, 14, 3});
+      for (Case<T>* c : {&hidden, &batch, &packed}) {
+        CHECK(cpu::plan(c->template params<ForwardParams>(isa, 3)).threads == 3);
+        check_case(*c, isa, 3);
+      }
+    }
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ void check_invariants() {
                                         ? (n + target.tile_rows - 1) / target.tile_rows
                                         : (h * gates + target.panel_cols - 1) / target.panel_cols;
               CHECK(plan.threads <= parts);
+              CHECK(!(plan.fuse_input && plan.in_place));
               CHECK(plan.forward_steps >= 1 && plan.forward_steps <= t);
               CHECK(plan.backward_steps >= 1 && plan.backward_steps <= t);
               // Blocks cut the reserve and the rounding: the same for every number of threads and every machine.
@@ -53,6 +54,13 @@ void check_decisions() {
   CHECK(make_plan(shape(512, 32, 64, 64), 4, 4, 2, machine).split == Split::kBatch);
   // Weights far beyond the cache: a thread keeps its part of them.
   CHECK(make_plan(shape(50, 64, 1024, 1024), 4, 4, 2, machine).split == Split::kHidden);
+  // The input is projected within the step where a step fills tiles and both weights stay in L2.
+  CHECK(make_plan(shape(512, 32, 64, 64), 4, 4, 1, machine).fuse_input);
+  CHECK(!make_plan(shape(512, 4, 64, 64), 4, 4, 1, machine).fuse_input);
+  CHECK(!make_plan(shape(50, 64, 1024, 1024), 4, 4, 1, machine).fuse_input);
+  // Weights that leave less than half of L2 free want many rows.
+  CHECK(make_plan(shape(100, 32, 160, 160), 4, 4, 1, machine).fuse_input);
+  CHECK(!make_plan(shape(100, 8, 160, 160), 4, 4, 1, machine).fuse_input);
   // An empty batch is planned without a division by it.
   CHECK(make_plan(shape(5, 0, 8, 8), 4, 4, 4, machine).threads == 1);
 }
