@@ -27,6 +27,9 @@ from . import _C
 
 forward = torch.ops.lstmfast.forward.default
 backward = torch.ops.lstmfast.backward.default
+forward_into = torch.ops.lstmfast.forward_into.default
+tangent_walk = torch.ops.lstmfast.tangent_walk.default
+gradient_tangent_walk = torch.ops.lstmfast.gradient_tangent_walk.default
 
 CELLS: dict[str, dict[str, int]] = _C.cells()
 

@@ -79,13 +79,15 @@ struct Choice {
   const Kernel& kernel;
   Plan plan;
 };
-Choice choose(const ForwardParams& p) {
+template <class Params>
+Choice choose(const Params& p, int threads) {
   const KernelTable& table = kLevels[p.isa].table();
   const int64_t size = compute_size_of(p.dtype);
   const Target target{table.tile_rows, 4 * table.vector_bytes / size, l2_bytes()};
   return {table.kernels[p.cell][static_cast<int>(p.dtype)],
-          make_plan(p.shape, cell_info(p.cell).gates, size, p.threads, target)};
+          make_plan(p.shape, cell_info(p.cell).gates, size, threads, target)};
 }
+Choice choose(const ForwardParams& p) { return choose(p, p.threads); }
 
 bool known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
 bool nothing_to_do(const ForwardParams& p) { return p.shape.rows == 0; }
@@ -145,6 +147,17 @@ Status backward(const BackwardParams& p) {
   if (nothing_to_do(p)) return Status::kOk;
   const Choice c = choose(p);
   c.kernel.backward(p, c.plan);
+  return Status::kOk;
+}
+// Of the plan only the blocks by which the reserve is laid out count here: they depend on the sequences alone.
+Status tangent_step(const TangentParams& p, const TangentStep& s) {
+  const Choice c = choose(p, 1);
+  c.kernel.tangent_step(p, s, c.plan);
+  return Status::kOk;
+}
+Status gradient_tangent_step(const TangentParams& p, const GradientTangentStep& s) {
+  const Choice c = choose(p, 1);
+  c.kernel.gradient_tangent_step(p, s, c.plan);
   return Status::kOk;
 }
 

@@ -11,6 +11,8 @@ struct Kernel {
   size_t (*forward_bytes)(const ForwardParams&, const Plan&);
   size_t (*backward_bytes)(const BackwardParams&, const Plan&);
   size_t (*packed_bytes)(const ForwardParams&, const Plan&);
+  void (*tangent_step)(const TangentParams&, const TangentStep&, const Plan&);
+  void (*gradient_tangent_step)(const TangentParams&, const GradientTangentStep&, const Plan&);
 };
 
 // A matrix as bytes: rows of row_bytes, `stride` bytes apart.

@@ -7,6 +7,7 @@
 #include "fingerprint.inl"
 #include "forward.inl"
 #include "kernels.h"
+#include "tangents.inl"
 #include "vector_math.h"
 
 namespace lstmfast::LF_ISA {
@@ -30,6 +31,14 @@ struct Runner {
   static LF_NOINLINE size_t packed_bytes(const ForwardParams& p, const cpu::Plan& plan, const Storage<C>& s) {
     return F(p, plan, s).packed_bytes();
   }
+  using T = Tangents<Cell, C, VectorMath<C>>;
+  static LF_NOINLINE void tangent_step(const cpu::TangentParams& p, const cpu::TangentStep& s, const cpu::Plan& plan) {
+    T(p, plan).forward(s);
+  }
+  static LF_NOINLINE void gradient_tangent_step(const cpu::TangentParams& p, const cpu::GradientTangentStep& s,
+                                                const cpu::Plan& plan) {
+    T(p, plan).backward(s);
+  }
 };
 
 // Compute type C, storage type S.
@@ -48,7 +57,8 @@ struct Entry {
   static size_t packed_bytes(const ForwardParams& p, const cpu::Plan& plan) {
     return R::packed_bytes(p, plan, kStorage);
   }
-  static constexpr cpu::Kernel kKernel{forward, backward, forward_bytes, backward_bytes, packed_bytes};
+  static constexpr cpu::Kernel kKernel{forward,      backward,        forward_bytes,           backward_bytes,
+                                       packed_bytes, R::tangent_step, R::gradient_tangent_step};
 };
 
 template <class... Cells>

@@ -113,14 +113,24 @@ class Call {
 
 at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options) { return at::empty(sizes, options); }
 
-Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward) {
+Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward, Outputs out) {
   const Call call(device, a);
   const Problem& problem = call.problem();
   const int64_t width = problem.output_width();
-  Outputs out;
-  out.output = call.rows(width);
-  out.h_n = call.states(problem.shape.output());
-  out.c_n = problem.states > 1 ? call.states(problem.shape.hidden) : call.nothing();
+  const auto result = [&](at::Tensor& t, const char* name, at::IntArrayRef shape, auto&& make) {
+    if (!t.defined()) return static_cast<void>(t = make());
+    check_like(t, name, call.input(), shape);
+    TORCH_CHECK(t.is_contiguous(), "lstmfast: ", name, " must be contiguous");
+  };
+  const int64_t batch = problem.shape.batch;
+  result(out.output, "output", problem.rows_shape(width), [&] { return call.rows(width); });
+  result(out.h_n, "h_n", {call.runs(), batch, problem.shape.output()},
+         [&] { return call.states(problem.shape.output()); });
+  if (problem.states > 1)
+    result(out.c_n, "c_n", {call.runs(), batch, problem.shape.hidden},
+           [&] { return call.states(problem.shape.hidden); });
+  else
+    out.c_n = call.nothing();
   if (save_for_backward) {
     out.hidden = device.empty(problem.stacked_rows_shape(problem.layers - 1, width), call.input().options());
     out.reserve = device.empty({call.runs(), problem.shape.rows, problem.reserve_width},

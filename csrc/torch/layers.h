@@ -42,7 +42,8 @@ struct InputGradients {
   std::vector<at::Tensor> hx, weights;
 };
 
-Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward);
+// Results go into the tensors of `given` that are defined, which must be as above and share no memory with an argument.
+Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward, Outputs given = {});
 InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
                                const Gradients& grads, const std::vector<bool>& wanted);
 

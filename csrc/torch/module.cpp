@@ -2,6 +2,7 @@
 #include <ATen/Context.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/autograd/function.h>
 
 #include <map>
 #include <sstream>
@@ -184,6 +185,14 @@ void set_weight_cache_limit(int64_t bytes) {
   cpu::set_weight_cache_limit(bytes);
 }
 
+std::optional<std::vector<bool>> asked_for() {
+  const auto node = torch::autograd::get_current_node();
+  if (!node) return std::nullopt;
+  std::vector<bool> asked(node->num_outputs());
+  for (size_t i = 0; i < asked.size(); i++) asked[i] = node->task_should_compute_output(i);
+  return asked;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -209,5 +218,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("gpu"));
   m.def("gpu_info", &gpu_info, py::arg("gpu"));
   m.def("gpu_names", &cuda::gpu_names);
+  m.def("asked_for", &asked_for,
+        "Within the backward of a torch.autograd.Function: for each of its tensor arguments, whether the call of "
+        "torch.autograd that is running wants its gradient; None elsewhere. ctx.needs_input_grad tells what requires "
+        "one.");
   m.def("allow_tf32", [] { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); });
 }

@@ -1,5 +1,6 @@
 // The ops' signatures in C++, as templates on the device that runs them.
 #pragma once
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 
@@ -20,6 +21,26 @@ ForwardResult forward_op(std::string_view cell, const at::Tensor& input, const O
                     has_biases, num_layers, bidirectional, dropout, allow_tf32};
   Outputs o = forward_layers(device, a, save_for_backward);
   return {o.output, o.h_n, o.c_n, o.hidden, o.reserve};
+}
+
+template <const Device& device>
+void forward_into_op(std::string_view cell, const at::Tensor& input, at::TensorList hx, at::TensorList weights,
+                     bool has_biases, int64_t num_layers, std::optional<bool> allow_tf32, const at::Tensor& output,
+                     at::TensorList states) {
+  const OptionalTensor none;
+  const Arguments a{cell, input, none, hx, weights, none, has_biases, num_layers, false, 0., allow_tf32};
+  TORCH_CHECK_VALUE(!states.empty() && states.size() == hx.size(), "lstmfast: expected as many states as hx has, got ",
+                    states.size());
+  // Kernels write before they have read everything.
+  at::assert_no_overlap(output, input);
+  for (const at::Tensor& written : states) {
+    at::assert_no_overlap(written, output);
+    for (const at::Tensor& read : hx) at::assert_no_overlap(written, read);
+  }
+  Outputs given;
+  given.output = output, given.h_n = states[0];
+  if (states.size() > 1) given.c_n = states[1];
+  forward_layers(device, a, false, given);
 }
 
 template <const Device& device>

@@ -41,6 +41,7 @@ const Device kCpu{cpu::reserve_width, forward, backward, empty};
 
 TORCH_LIBRARY_IMPL(lstmfast, CPU, m) {
   m.impl("forward", forward_op<kCpu>);
+  m.impl("forward_into", forward_into_op<kCpu>);
   m.impl("backward", backward_op<kCpu>);
 }
 

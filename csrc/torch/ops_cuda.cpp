@@ -81,6 +81,7 @@ const Device kCuda{cuda::reserve_width,
 
 TORCH_LIBRARY_IMPL(lstmfast, CUDA, m) {
   m.impl("forward", forward_op<kCuda>);
+  m.impl("forward_into", forward_into_op<kCuda>);
   m.impl("backward", backward_op<kCuda>);
 }
 

@@ -82,6 +82,7 @@ const Device kEmulated{cuda::reserve_width,
 
 TORCH_LIBRARY_IMPL(lstmfast, CPU, m) {
   m.impl("forward", forward_op<kEmulated>);
+  m.impl("forward_into", forward_into_op<kEmulated>);
   m.impl("backward", backward_op<kEmulated>);
 }
 
