@@ -200,7 +200,7 @@ def _findings_by_exact_match(results: Results) -> list[Finding]:
         Finding(
             "C11",
             verdict(lstm > rnn + YES, biased > rnn + YES),
-            f"Of unseen numbers the LSTM translates at least {YES:.0%} more without a mistake than the RNN does.",
+            f"The LSTM's share of unseen numbers without a mistake is at least {100 * YES:.0f} points above the RNN's.",
             f"RNN {rnn:.1%}, LSTM {lstm:.1%}, with forget bias 1 {biased:.1%}",
         ),
         Finding(
