@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,14 @@ def choose(options: argparse.Namespace) -> list[Point]:
     if options.preset == "scaling":
         base = points.grid(shapes, options.cell, options.dtype, options.variant, modes, threads[-1:], **fixed)
         return points.with_sweeps(base, options.threads or _powers_of_two(most))
-    return points.grid(shapes, options.cell, options.dtype, options.variant, modes, threads, **fixed)
+    chosen = points.grid(shapes, options.cell, options.dtype, options.variant, modes, threads, **fixed)
+    if options.preset == "latency":  # the module, as the peer is called, and what is made for such calls
+        chosen = [replace(p, callee=c) for p in chosen for c in ("module", "stream") if c == "module" or _streams(p)]
+    return chosen
+
+
+def _streams(point: Point) -> bool:
+    return not point.shape.bidirectional and point.variant != "packed"
 
 
 def run(chosen: Sequence[Point], options: argparse.Namespace, result: dict[str, Any]) -> None:

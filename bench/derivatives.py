@@ -3,7 +3,7 @@
 python bench/derivatives.py                                       all of it, at some shapes
 python bench/derivatives.py penalty --shape 100x16x64x128x1 --threads 1
 
-penalty     a step with a gradient penalty: forward, gradient by the input with create_graph, backward through it
+penalty     a step with a gradient penalty: forward, gradient by the input with create_graph, gradients of all weights
 per-sample  gradients of each sequence of the batch; torch.nn has no vmap, and loops over them
 stream      one step of lstmfast.Stream and of torch.nn with the state carried along; H and B of the shape
 """
@@ -31,7 +31,7 @@ def penalty(module: nn.RNNBase, shape: Shape) -> Results:
     def step() -> Sequence[Tensor]:
         (slope,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
         loss = (slope.norm(dim=-1) - 1).square().mean()
-        return torch.autograd.grad(loss, [module.weight_ih_l0, module.weight_hh_l0])
+        return torch.autograd.grad(loss, list(module.parameters()))
 
     return step
 
@@ -48,9 +48,9 @@ def per_sample(module: nn.RNNBase, shape: Shape) -> Results:
 
 def stream(module: nn.RNNBase, shape: Shape) -> Results:
     x = torch.randn(shape.batch, shape.input)
-    if isinstance(module, nn.LSTM):
+    if isinstance(module, nn.LSTM | nn.RNN):
         zeros = torch.zeros(shape.layers, shape.batch, shape.hidden)
-        state = (zeros, zeros)
+        state = (zeros, zeros) if isinstance(module, nn.LSTM) else zeros
 
         def step() -> Sequence[Tensor]:
             nonlocal state
@@ -66,11 +66,14 @@ def stream(module: nn.RNNBase, shape: Shape) -> Results:
 WORKLOADS = {"penalty": penalty, "per-sample": per_sample, "stream": stream}
 
 
-def compare(name: str, shape: Shape, pairs: int, min_time: float) -> str:
+CELLS = {"lstm": ("LSTM", {}), "rnn": ("RNN", {"nonlinearity": "tanh"}), "rnn-relu": ("RNN", {"nonlinearity": "relu"})}
+
+
+def compare(name: str, cell: str, shape: Shape, pairs: int, min_time: float) -> str:
     torch.manual_seed(0)
     sizes = (shape.input, shape.hidden, shape.layers)
-    theirs = nn.LSTM(*sizes, bidirectional=shape.bidirectional)
-    ours = lstmfast.LSTM(*sizes, bidirectional=shape.bidirectional)
+    layer, options = CELLS[cell]
+    theirs, ours = (getattr(p, layer)(*sizes, bidirectional=shape.bidirectional, **options) for p in (nn, lstmfast))
     ours.load_state_dict(theirs.state_dict())
     sides = []
     for module in theirs, ours:
@@ -90,6 +93,7 @@ def main() -> None:
     parser.add_argument(
         "--shape", default=SHAPES, help="TxBxIxHxL, with + at the end for two directions; comma-separated"
     )
+    parser.add_argument("--cell", choices=CELLS, default="lstm", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--pairs", type=int, default=11, help="samples of each side, taken in turn")
     parser.add_argument("--min-time", type=float, default=0.02, metavar="SECONDS", help="length of a sample")
@@ -104,7 +108,10 @@ def main() -> None:
         for shape in map(Shape.parse, options.shape.split(",")):
             if name == "stream" and shape.bidirectional:
                 continue
-            print(f"{name:11} {shape!s:20} {compare(name, shape, options.pairs, options.min_time)}", flush=True)
+            print(
+                f"{name:11} {shape!s:20} {compare(name, options.cell, shape, options.pairs, options.min_time)}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 
-from . import ops, reference
+from . import _C, ops, reference
 from .derivatives import Stack
 from .ops import Options
+from .second_order import FusedStack
 
 _HALF_TYPES = (torch.bfloat16, torch.float16)
 _BATCHED = torch._C._dispatch_key_parse("Batched")
+_CPU_HAS_WALKS = torch._C._dispatch_has_kernel_for_dispatch_key("lstmfast::tangent_walk", "CPU")
 
 
 def _in_full_precision(function: Callable) -> Callable:
@@ -83,7 +85,7 @@ def recurrent(
     if torch.compiler.is_exporting() and not hx and batch_sizes is None:
         hx = _zero_states(cell, input, weights, has_biases, num_layers, bidirectional)
     options = Options(
-        cell, batch_sizes, has_biases, num_layers, bidirectional, dropout, len(hx), ops.allows_tf32(input)
+        cell, batch_sizes, has_biases, num_layers, bidirectional, dropout, len(hx), ops.float32_precision(input)
     )
     mask = _dropout_mask(options, input, weights) if dropout > 0 and num_layers > 1 else None
     tensors = (*hx, *weights)
@@ -99,7 +101,9 @@ def recurrent(
         output, h_n, *c_n = RecurrentFunction.apply(options, input, mask, *tensors)
         return output, h_n, c_n[0] if c_n else None
     if torch.compiler.is_compiling():
-        output, h_n, c_n, _, _ = ops.forward(*options.arguments(input, mask, tensors), needs_grad, options.allow_tf32)
+        output, h_n, c_n, _, _ = ops.forward(
+            *options.arguments(input, mask, tensors), needs_grad, options.float32_precision
+        )
     else:
         output, h_n, c_n, _, _ = options.forward(input, mask, tensors, False)
     return output, h_n, c_n if options.has_cell_state else None
@@ -121,7 +125,7 @@ class RecurrentFunction(torch.autograd.Function):
         input, mask, output, hidden, reserve, *tensors = ctx.saved_tensors
         saved = (output, hidden, reserve)
         options: Options = ctx.options
-        _, wanted_input, _, *wanted_tensors = ctx.needs_input_grad
+        _, wanted_input, _, *wanted_tensors = _asked_for(ctx.needs_input_grad, (False, True, mask is not None))
         wanted = (wanted_input, *wanted_tensors)
         grads = (*grads[: 2 + options.has_cell_state], None)[:3]
         if all(g is None for g in grads):
@@ -213,15 +217,27 @@ class GradientFunction(torch.autograd.Function):
     @staticmethod
     @_in_full_precision
     def backward(ctx, *second: Tensor | None):
-        *grads, mask, output, hidden, _, input = (all_saved := ctx.saved_tensors)[:8]
+        *grads, mask, output, hidden, reserve, input = (all_saved := ctx.saved_tensors)[:8]
         tensors = all_saved[8:]
-        needs = ctx.needs_input_grad[2:]
-        stack = _stack(ctx.options, input, mask, tensors, None if _is_recorded() else (output, hidden))
+        given = [False, False, *(t is not None for t in (*grads, mask)), True, True, True]
+        needs = _asked_for(ctx.needs_input_grad, given)[2:]
+        if any(_is_batched(t) for t in second if t is not None):
+            results = _reference_second(ctx.options, ctx.wanted, second, grads, input, mask, tensors, needs)
+            return None, None, *results[:3], None, None, None, None, *results[3:]
+        fused = _takes_fused_walks(input, reserve)
+        if fused:
+            stack = _fused_stack(ctx.options, input, mask, tensors, (output, hidden, reserve))
+        else:
+            stack = _stack(ctx.options, input, mask, tensors, None if _is_recorded() else (output, hidden))
         d_input, *d_tensors = _up(second)
         of_grads = _down(stack.tangent(d_input, d_tensors), input.dtype)
         of_arguments = [None] * (1 + len(tensors))
         if any(needs[7:]):
-            of_arguments = _down(stack.gradient_tangent(_up(grads), (None, None, None), needs[7]), input.dtype)
+            if fused:
+                of_arguments = stack.second(_up(grads), needs[7:])
+            else:
+                of_arguments = stack.gradient_tangent(_up(grads), (None, None, None), needs[7])
+            of_arguments = _down(of_arguments, input.dtype)
         of_grads = [g if need else None for g, need in zip((*of_grads, None)[:3], needs[:3], strict=True)]
         of_arguments = [g if need else None for g, need in zip(of_arguments, needs[7:], strict=True)]
         return None, None, *of_grads, None, None, None, None, *of_arguments
@@ -301,6 +317,17 @@ def _stack(
     return Stack(options, input, mask, tensors, saved and tuple(_up(saved)), TransformableFunction.apply)
 
 
+def _fused_stack(
+    options: Options,
+    input: Tensor,
+    mask: Tensor | None,
+    tensors: Sequence[Tensor],
+    saved: tuple[Tensor, Tensor, Tensor],
+) -> FusedStack:
+    (input,), tensors = _up((input,)), _up(tensors)
+    return FusedStack(options, input, mask, tensors, tuple(_up(saved)))
+
+
 def _up(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [t.float() if t is not None and t.dtype in _HALF_TYPES else t for t in tensors]
 
@@ -313,10 +340,10 @@ def _down(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor |
 
 
 def _setup_context(ctx, inputs, output):
-    cell, input, batch_sizes, hx, weights, mask, *structure, saved, allow_tf32 = inputs
+    cell, input, batch_sizes, hx, weights, mask, *structure, saved, float32_precision = inputs
     output, _, _, hidden, reserve = output
     ctx.save_for_backward(input, mask, output, hidden, reserve, *hx, *weights)
-    ctx.options = Options(cell, batch_sizes, *structure, len(hx), allow_tf32)
+    ctx.options = Options(cell, batch_sizes, *structure, len(hx), float32_precision)
     ctx.saved = saved
     ctx.mark_non_differentiable(hidden, reserve)
     ctx.set_materialize_grads(False)
@@ -478,6 +505,33 @@ def _reference_gradient(
     return [next(found) if w else None for w in wanted]
 
 
+def _reference_second(
+    options: Options,
+    wanted: Sequence[bool],
+    second: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    input: Tensor,
+    mask: Tensor | None,
+    tensors: Sequence[Tensor],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of <second, gradients> by (*grads, input, *tensors), by differentiating the reference twice; needs is
+    GradientFunction's, from grad_output on."""
+    with torch.enable_grad():
+        primals = [t if t is None else _alias(t) for t in (*grads, input, *tensors)]
+        first = _reference_gradient(options, primals[:3], primals[3], mask, primals[4:], wanted)
+    pairs = [(f, s) for f, s in zip(first, second, strict=True) if f is not None and s is not None]
+    needed = [*needs[:3], *needs[7:]]
+    results = torch.autograd.grad(
+        [f for f, _ in pairs],
+        [p for p, need in zip(primals, needed, strict=True) if need],
+        [s for _, s in pairs],
+        allow_unused=True,
+    )
+    found = iter(results)
+    return [next(found) if need else None for need in needed]
+
+
 def _alias(t: Tensor) -> Tensor:
     """`t` to be differentiated by: tied weights, the same tensor twice, then get each gradient where it belongs."""
     return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
@@ -493,6 +547,28 @@ def _is_transformed() -> bool:
 
 def _is_recorded() -> bool:
     return torch.is_grad_enabled() or _is_transformed()
+
+
+def _takes_fused_walks(input: Tensor, reserve: Tensor) -> bool:
+    """Whether second derivatives of a call that saved `reserve` take the CPU's compiled walks."""
+    return (
+        _CPU_HAS_WALKS
+        and input.device.type == "cpu"
+        and not _is_recorded()
+        and 0 < reserve.shape[1] == input[..., 0].numel()  # else of a call that was mapped in another way
+    )
+
+
+def _asked_for(needs: Sequence[bool], leading: Sequence[bool]) -> list[bool]:
+    """ctx.needs_input_grad, less what the running call of torch.autograd does not want: a gradient penalty, or a map of
+    saliency, asks for the gradient of the input alone. leading: which of the first arguments are tensors; all others
+    are."""
+    asked = None if torch.compiler.is_compiling() else _C.asked_for()
+    if asked is None:
+        return list(needs)
+    asked = iter(asked)
+    tensors = (*leading, *(True,) * (len(needs) - len(leading)))
+    return [is_tensor and next(asked) and need for need, is_tensor in zip(needs, tensors, strict=True)]
 
 
 def _is_batched(cotangent: Tensor) -> bool:

@@ -17,6 +17,7 @@ The cell comes from `lstmfast.reference` and is differentiated by torch; nothing
 elementwise in its units, use h only through the pre-activations, and be affine in its private state.
 
 Everything is made of differentiable operations: recorded or transformed, it gives the derivatives of the next order.
+Plain double backward on the CPU, which nobody differentiates further, takes compiled walks (`lstmfast.second_order`).
 
 Sizes as elsewhere: T steps, B sequences, R rows = T * B or those of a packed batch, I, H, O = P or H, G gates, S states
 of the cell, D directions. Time and sequence are one dimension, rows, in the order of time.
@@ -82,6 +83,21 @@ class Walk:
 
     def last(self, rows: Tensor) -> Tensor:
         return self.backwards().first(rows)
+
+    def pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """[2R, .]: of each step the rows of the first, then those of the second."""
+        if self._is_padded:
+            return torch.stack([t.unflatten(0, (-1, self.batch)) for t in (first, second)], 1).flatten(0, 2)
+        parts = zip(first.split(self.alive), second.split(self.alive), strict=True)
+        return torch.cat([part for both in parts for part in both])
+
+    def halves(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """What pairs() has put together."""
+        if self._is_padded:
+            first, second = pairs.unflatten(0, (-1, 2, self.batch)).unbind(1)
+            return first.flatten(0, 1), second.flatten(0, 1)
+        parts = pairs.split([n for n in self.alive for _ in range(2)])
+        return torch.cat(parts[::2]), torch.cat(parts[1::2])
 
     def scan(
         self, step: Callable[..., tuple[Tensor, ...]], initial: tuple[Tensor, ...], *rows: Tensor | None
@@ -168,7 +184,7 @@ class Run:
     def tangent(self, dx: Tensor | None, dh0: Tensor | None, dc0: Tensor | None, dw: Weights) -> None:
         """Computes d_h [R, O], d_h_before, d_c, d_m and d_arguments from the tangents of the run's inputs."""
         w, walk = self.w, self.walk
-        source = _products((dx, w.ih), (self.x, dw.ih), (self.h_before, dw.hh))
+        source = products((dx, w.ih), (self.x, dw.ih), (self.h_before, dw.hh))
         if source is None:
             source = torch.zeros_like(self.arguments[0])
         for bias in (dw.b_ih, dw.b_hh):
@@ -189,7 +205,7 @@ class Run:
         if self.c0 is not None:
             dc0 = torch.zeros_like(self.c0) if dc0 is None else dc0
             initial = (*initial, dc0)
-        self.d_h, d_pre, *d_own = walk.scan(step, initial, source, self.jacobian, _products((self.m, dw.hr)))
+        self.d_h, d_pre, *d_own = walk.scan(step, initial, source, self.jacobian, products((self.m, dw.hr)))
         self.d_h_before = walk.previous(self.d_h, dh0)
         self.d_c = d_own[0] if d_own else None
         self.d_arguments = (d_pre, *(walk.previous(d, dc0) for d in d_own))
@@ -245,10 +261,10 @@ class Run:
             leaving = dpre @ w.hh if by_h is None else torch.addmm(by_h, dpre, w.hh)
             return (leaving, dpre, *d_arguments[:, self.gates :].unbind(1))
 
-        dh_n = _or_zeros(dh_n, self.h0)
+        dh_n = or_zeros(dh_n, self.h0)
         initial = (dh_n, torch.zeros_like(self.arguments[0][: self.walk.batch]))
         if self.c0 is not None:
-            dc_n = _or_zeros(dc_n, self.c0)
+            dc_n = or_zeros(dc_n, self.c0)
             initial = (*initial, dc_n)
         by_h_before, dpre, *by_own = after.scan(step, initial, dy, self.jacobian, by_m, by_arguments, by_h)
         dh = dy + after.previous(by_h_before, dh_n)
@@ -297,9 +313,13 @@ class Stack:
                 w = Weights.of(self._of_run(mine, direction), options.has_biases)
                 sizes = (w.hh.shape[1], (w.hh if w.hr is None else w.hr).shape[1])[: CELLS[options.cell]["states"]]
                 initial = [t[direction] for t in states] or [h.new_zeros(walk.batch, size) for size in sizes]
-                runs.append(Run(options.cell, walk, x, h, *initial, w=w))
+                runs.append(self._run(index * options.directions + direction, walk, x, h, initial, w))
             self.layers.append(runs)
             x = output
+
+    def _run(self, index: int, walk: Walk, x: Tensor, h: Tensor, initial: Sequence[Tensor], w: Weights) -> Run:
+        """Layer and direction number `index`."""
+        return Run(self.options.cell, walk, x, h, *initial, w=w)
 
     def _flat(self, t: Tensor) -> Tensor:
         return t if self.options.batch_sizes is not None else t.flatten(0, 1)
@@ -378,7 +398,7 @@ class Stack:
                 ).flat(run.w)
             of_weights = of_layer + of_weights
             if index > 0 or wanted[0]:
-                dy = self._drop(_products(*((run.dpre, run.w.ih.t()) for run in runs)), index)
+                dy = self._drop(products(*((run.dpre, run.w.ih.t()) for run in runs)), index)
         of_hx = [torch.cat(each) for each in zip(*of_states, strict=True)][: self.options.states]
         of_arguments = [self._shaped(dy), *of_hx]
         return [g if w else None for g, w in zip(of_arguments, wanted[: len(of_arguments)], strict=True)], of_weights
@@ -412,10 +432,10 @@ class Stack:
                 ).flat(run.w)
             of_weights = of_layer + of_weights
             if index > 0 or wanted_input:
-                dy = self._drop(_products(*((run.dpre, run.w.ih.t()) for run in runs)), index)
+                dy = self._drop(products(*((run.dpre, run.w.ih.t()) for run in runs)), index)
                 pairs = [(run.d_dpre, run.w.ih.t()) for run in runs]
                 pairs += [(run.dpre, None if dw.ih is None else dw.ih.t()) for run, dw in zip(runs, d_w, strict=True)]
-                d_dy = _products(*pairs)
+                d_dy = products(*pairs)
                 d_dy = self._drop(d_dy, index)
         of_hx = [torch.cat(each) for each in zip(*of_states, strict=True)][: self.options.states]
         return [self._shaped(d_dy) if wanted_input else None, *of_hx, *of_weights]
@@ -428,7 +448,7 @@ class Stack:
         return self._flat(output), h_n, c_n
 
 
-def _products(*pairs: tuple[Tensor | None, Tensor | None]) -> Tensor | None:
+def products(*pairs: tuple[Tensor | None, Tensor | None]) -> Tensor | None:
     """The sum of rows @ weight', where neither is None; None if there is no such pair."""
     total = None
     for rows, weight in pairs:
@@ -447,7 +467,7 @@ def _product_back(rows: Tensor, weight: Tensor | None) -> Tensor | None:
     return None if weight is None else rows @ weight
 
 
-def _or_zeros(t: Tensor | None, like: Tensor) -> Tensor:
+def or_zeros(t: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if t is None else t
 
 

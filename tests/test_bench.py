@@ -338,6 +338,16 @@ def test_conditions_are_put_back(tmp_path):
     assert torch.tensor(1e-40).mul(1) > 0, "subnormals are kept"
 
 
+def test_latency_is_of_the_module_and_of_streams(tmp_path):
+    code, result = run(tmp_path / "out.json", "latency", "--shape", "1x2x3x4x2,1x2x3x4x1+")
+    assert code == 0
+    assert [(p["shape"], p["callee"], p["mode"]) for p in result["points"]] == [
+        ("1x2x3x4x2", "module", "streaming"),
+        ("1x2x3x4x2", "stream", "streaming"),
+        ("1x2x3x4x1+", "module", "streaming"),  # a stream has one direction
+    ]
+
+
 def test_streaming_carries_the_state():
     point = Point(Shape.parse("1x2x3x4x2"), mode="streaming")
     theirs, _ = sides.build(point)

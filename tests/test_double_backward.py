@@ -7,7 +7,7 @@ from cases import CELLS, Options, all_options, build, build_pair, make_hx, make_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lstmfast
-from lstmfast import autograd, reference
+from lstmfast import autograd, ops, reference
 from lstmfast.derivatives import Walk
 from lstmfast.ops import CELLS as CELL_FACTS
 
@@ -21,6 +21,16 @@ def no_reference(monkeypatch):
     monkeypatch.setattr(reference, "recurrent", None)
 
 
+@pytest.fixture(params=["compiled walks", "torch operations"])
+def way(request, monkeypatch):
+    """The CPU's way, and that of every other device."""
+    if request.param == "torch operations":
+        monkeypatch.setattr(autograd, "_CPU_HAS_WALKS", False)
+    elif not autograd._CPU_HAS_WALKS:
+        pytest.skip("a build whose CPU tensors go through the CUDA kernels")
+    return request.param
+
+
 def second_derivatives(module, input, leaves, hx=None):
     outputs = tensors_of(module(input, hx))
     cotangents = [torch.linspace(-1, 1, o.numel(), dtype=o.dtype).view_as(o).requires_grad_() for o in outputs]
@@ -32,7 +42,7 @@ def second_derivatives(module, input, leaves, hx=None):
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("options", all_options(num_layers=(3,)), ids=str)
-def test_equal_to_torch(options, layout, dropout):
+def test_equal_to_torch(options, layout, dropout, way):
     pair = build_pair(options, 5, 7, dropout=dropout)
     results = []
     lengths = (6, 6, 4, 3, 1) if layout == "packed" else (6,) * 5
@@ -48,7 +58,7 @@ def test_equal_to_torch(options, layout, dropout):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_float32_is_as_good_as_torch(cell):
+def test_float32_is_as_good_as_torch(cell, way):
     # float64 hides faults of float32's own.
     results = {}
     exact_pair = build_pair(Options(cell, 2), 33, 65)
@@ -72,11 +82,11 @@ def test_float32_is_as_good_as_torch(cell):
 class Count(TorchDispatchMode):
     def __init__(self):
         super().__init__()
-        self.count, self.ours = 0, 0
+        self.count, self.calls = 0, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += 1
-        self.ours += func.namespace == "lstmfast"
+        self.calls += [func] * (func.namespace == "lstmfast")
         return func(*args, **(kwargs or {}))
 
 
@@ -87,11 +97,11 @@ def test_the_call_is_not_gone_back_through():
     (slope,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
     with Count() as count:
         slope.square().sum().backward()
-    assert count.ours == 0
+    assert not {ops.forward, ops.backward} & set(count.calls)
 
 
 @pytest.mark.parametrize("cell", reference.CELLS)
-def test_every_cell_is_what_the_derivatives_take_it_for(cell):
+def test_every_cell_is_what_the_derivatives_take_it_for(cell, way):
     # Elementwise, h only in the pre-activations, affine in its private state: else these differ.
     gates, states = CELL_FACTS[cell]["gates"], CELL_FACTS[cell]["states"]
     shapes = [(4, 2, 3)] + [(1, 2, 5)] * states + [(5 * gates, 3), (5 * gates, 5), (5 * gates,), (5 * gates,)]
@@ -124,10 +134,128 @@ def operations(module, steps):
     return count.count
 
 
-@pytest.mark.parametrize(("cell", "most"), [("LSTM", 50), ("RNN_TANH", 50)])
-def test_few_operations_a_step(cell, most):
+@pytest.mark.parametrize("cell", ["LSTM", "RNN_TANH"])
+def test_few_operations_a_step(cell, way):
     module = build(lstmfast, Options(cell), 3, 4)
+    most = 50 if way == "torch operations" else 0  # the walks are one operation each
     assert operations(module, 30) - operations(module, 20) <= 10 * most
+
+
+# ---- only what is asked for
+
+
+class Wanted(TorchDispatchMode):
+    """output_mask of each call of the op backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.masks = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is ops.backward:
+            self.masks.append(list(args[16]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_that_nobody_asks_for_are_not_computed(create_graph):
+    # All require a gradient; what counts is for which of them torch.autograd is asked.
+    module = build(lstmfast, Options("LSTM"), 3, 4)
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    hx = make_hx(module, 2, requires_grad=True)
+    leaves = [x, *hx, *module.parameters()]
+    expected = torch.autograd.grad(module(x, hx)[0].square().sum(), leaves)
+    for i, leaf in enumerate(leaves):
+        with Wanted() as wanted:
+            (grad,) = torch.autograd.grad(module(x, hx)[0].square().sum(), leaf, create_graph=create_graph)
+        assert wanted.masks == [[j == i for j in range(len(leaves))]]
+        torch.testing.assert_close(grad.detach(), expected[i])
+    with Wanted() as wanted:
+        module(x, hx)[0].square().sum().backward()
+    assert wanted.masks == [[True] * len(leaves)]
+    with Wanted() as wanted:  # through an operation below, which is not a leaf
+        torch.autograd.grad(module(2 * x, hx)[0].square().sum(), x)
+    assert wanted.masks == [[True] + [False] * (len(leaves) - 1)]
+
+
+@pytest.mark.parametrize("options", [Options("LSTM", 2, True, projected=True), Options("RNN_TANH", 2)], ids=str)
+def test_each_second_derivative_alone(options, way):
+    module = build(lstmfast, options, 3, 4, dtype=torch.float64)
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    hx = make_hx(module, 2, requires_grad=True)
+    leaves = [x, *states_of(hx), *module.parameters()]
+
+    def penalty():
+        first = torch.autograd.grad(module(x, hx)[0].square().sum(), leaves, create_graph=True)
+        return sum(f.square().sum() for f in first)
+
+    together = torch.autograd.grad(penalty(), leaves)
+    for leaf, expected in zip(leaves, together, strict=True):
+        torch.testing.assert_close(torch.autograd.grad(penalty(), leaf)[0], expected, **ROUNDING)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_cotangents_of_states_alone(layout, way):
+    # The output then has no gradient, and sequences of a packed batch end at different steps.
+    pair = build_pair(Options("LSTM", 2, bidirectional=True), 3, 4)
+    packed, leaf = make_packed((5, 3, 3, 1), 3, requires_grad=True)
+    results = []
+    for module in pair:
+        _, (h_n, c_n) = module(packed if layout == "packed" else leaf)
+        first = torch.autograd.grad(h_n.square().sum() + c_n.sum(), [leaf, *module.parameters()], create_graph=True)
+        results.append(torch.autograd.grad(sum(f.square().sum() for f in first), [leaf, *module.parameters()]))
+        packed, _ = torch.nn.utils.rnn.pack_padded_sequence(leaf, torch.tensor([5, 3, 3, 1])), leaf
+    torch.testing.assert_close(*results, **ROUNDING)
+
+
+def test_weights_and_cotangents_with_any_strides(way):
+    theirs, ours = build_pair(Options("LSTM", projected=True), 6, 8)
+    for module in theirs, ours:
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                if p.dim() == 2:
+                    setattr(module, name, torch.nn.Parameter(p.t().contiguous().t()))
+    results = []
+    leaf = torch.randn(2, 7, 6, dtype=torch.float64).transpose(0, 1).requires_grad_()
+    for module in theirs, ours:
+        (slope,) = torch.autograd.grad(module(leaf)[0].sum(), leaf, create_graph=True)  # of expanded ones
+        results.append(torch.autograd.grad(slope.square().sum(), list(module.parameters())))
+    torch.testing.assert_close(*results, **ROUNDING)
+
+
+def test_batched_directions(monkeypatch):
+    # is_grads_batched maps operations, for some of which torch has no rule: the reference's it has.
+    monkeypatch.setattr(reference, "recurrent", reference_recurrent)
+    module = build(lstmfast, Options("LSTM"), 3, 4, dtype=torch.float64)
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(module(x)[0].square().sum(), x, create_graph=True)
+    directions = torch.randn(3, *x.shape, dtype=torch.float64)
+    (rows,) = torch.autograd.grad(slope, x, directions, is_grads_batched=True, retain_graph=True)
+    expected = [torch.autograd.grad(slope, x, d, retain_graph=True)[0] for d in directions]
+    torch.testing.assert_close(rows, torch.stack(expected), **ROUNDING)
+
+
+def test_third_order(way):
+    pair = build_pair(Options("LSTM", 2), 3, 4)
+    x = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    results = []
+    for module in pair:
+        (first,) = torch.autograd.grad(module(x)[0].tanh().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+        results.append(torch.autograd.grad(second.square().sum(), [x, *module.parameters()]))
+    torch.testing.assert_close(*results, **ROUNDING)
+
+
+def test_threads_share_the_walks():
+    # Each thread has sequences of its own in a step, and no sum of the cells' part crosses them; products are torch's.
+    module = build(lstmfast, Options("LSTM"), 20, 300)
+    x = torch.randn(4, 70, 20, requires_grad=True)
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        (slope,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
+        results.append(torch.autograd.grad(slope.square().sum(), list(module.parameters())))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4 * results[0][0].abs().max().item())
 
 
 def test_a_second_backward_that_needs_no_input():

@@ -151,3 +151,34 @@ if __name__ == "__main__":
 """
     )
     assert run_python(script, method).strip() == "done"
+
+
+def test_workers_of_a_data_loader(tmp_path):
+    # A dataset that runs a layer (features of a frozen model, say), in workers forked after the layer was used.
+    script = tmp_path / "loader.py"
+    script.write_text(
+        COMMON
+        + """
+from torch.utils.data import DataLoader, Dataset
+
+
+class Features(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        with torch.no_grad():
+            return module(wide[:, i])[0]
+
+
+if __name__ == "__main__":
+    results()
+    expected = [module(wide[:, i])[0].detach() for i in range(6)]
+    for method in "fork", "spawn":
+        loader = DataLoader(Features(), batch_size=3, num_workers=2, multiprocessing_context=method)
+        found = [row for batch in loader for row in batch]
+        assert [a.numpy().tobytes() for a in found] == [e.numpy().tobytes() for e in expected]
+    print("done")
+"""
+    )
+    assert run_python(script).strip() == "done"

@@ -84,6 +84,18 @@ def test_an_ensemble_is_a_call_each(cell):
     torch.testing.assert_close(mapped[0], torch.stack([m(x)[0] for m in members]), **ROUNDING)
 
 
+@pytest.mark.parametrize("transform", [lambda f: f, grad], ids=["outputs", "gradients"])
+def test_an_ensemble_with_inputs_of_its_own(transform):
+    members = [make(Options("LSTM", 2, bidirectional=True)) for _ in range(COPIES)]
+    weights = {n: w.detach() for n, w in stack_module_state([m for m, _ in members])[0].items()}
+    xs = double(COPIES, STEPS, BATCH, INPUT_SIZE)
+    call = transform(lambda w, x: loss_of(members[0][0])(w, x))
+    mapped = vmap(call)(weights, xs)
+    each = [call(w, x) for (_, w), x in zip(members, xs, strict=True)]
+    expected = {n: torch.stack([e[n] for e in each]) for n in weights} if transform is grad else torch.stack(each)
+    torch.testing.assert_close(mapped, expected, **ROUNDING)
+
+
 @pytest.mark.parametrize("options", all_options(num_layers=(2,)), ids=str)
 def test_per_sample_gradients(options):
     # Sequences of a batch each are a sample: input [T, 1, I], as vmap hands it out.

@@ -287,3 +287,106 @@ def test_every_cell_has_a_reference():
     assert set(ops.CELLS) == set(reference.CELLS)
     for name, facts in ops.CELLS.items():
         assert reference.CELLS[name].states == facts["states"]
+
+
+# ---- the ops that write into memory of the caller's
+
+
+def into_arguments(cell="LSTM", **kwargs):
+    a = arguments(cell, **kwargs)
+    output, h_n, c_n, *_ = ops.forward(*a.values())
+    given = {name: a[name] for name in ("cell", "input", "hx", "weights", "has_biases", "num_layers")}
+    states = [torch.full_like(t, torch.nan) for t in (h_n, c_n)[: len(a["hx"])]]
+    results = {"float32_precision": None, "output": torch.full_like(output, torch.nan), "states": states}
+    return {**given, **results}, (output, h_n, c_n)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("T", [1, 3])
+def test_forward_into(cell, T):
+    a, (output, h_n, c_n) = into_arguments(cell, T=T, L=2)
+    assert ops.forward_into(*a.values()) is None
+    assert torch.equal(a["output"], output)
+    for written, expected in zip(a["states"], (h_n, c_n), strict=False):
+        assert torch.equal(written, expected)
+
+
+INTO_FAULTS = {
+    "output too short": lambda a: {"output": a["output"][:2]},
+    "output with gaps": lambda a: {"output": torch.zeros(3, 2, 8, dtype=torch.float64)[..., ::2]},
+    "output float32": lambda a: {"output": a["output"].float()},
+    "output is the input": lambda a: {"input": a["output"], "weights": [a["weights"][1], *a["weights"][1:]]},
+    "states are hx": lambda a: {"states": a["hx"]},
+    "states are each other": lambda a: {"states": [a["states"][0]] * 2, "hx": [a["hx"][0], a["states"][0]]},
+    "a state too few": lambda a: {"states": a["states"][:1]},
+    "no states": lambda a: {"states": [], "hx": []},
+    "states too small": lambda a: {"states": [s[:, :1] for s in a["states"]]},
+}
+
+
+@pytest.mark.parametrize("fault", INTO_FAULTS)
+def test_forward_into_refuses(fault):
+    a, _ = into_arguments()
+    with pytest.raises((RuntimeError, ValueError)):
+        ops.forward_into(*{**a, **INTO_FAULTS[fault](a)}.values())
+
+
+WALK_FAULTS = {
+    "unknown cell": {"cell": "GRU"},
+    "dpre of another size": {"dpre": torch.zeros(5, 16, dtype=torch.float64)},
+    "dpre float16": {"dpre": torch.zeros(6, 16, dtype=torch.float16)},
+    "dpre transposed": {"dpre": torch.zeros(16, 6, dtype=torch.float64).t()},
+    "reserve of another call": {"reserve": torch.zeros(6, 3, dtype=torch.float64)},
+    "c0 too small": {"c0": torch.zeros(1, 4, dtype=torch.float64)},
+    "c0 float32": {"c0": torch.zeros(2, 4)},
+    "another batch": {"batch_sizes": torch.tensor([2, 2, 1])},
+    "another w_hh": {"w_hh": torch.zeros(12, 4, dtype=torch.float64)},
+}
+
+
+@pytest.mark.skipif(not lstmfast.autograd._CPU_HAS_WALKS, reason="this build has no walks")
+@pytest.mark.parametrize("fault", [None, *WALK_FAULTS])
+def test_walks_refuse(fault):
+    a = arguments()
+    reserve = ops.forward(*a.values())[-1][0]
+    double = {"dtype": torch.float64}
+    tangent = {
+        "cell": "LSTM",
+        "dpre": torch.zeros(6, 16, **double),
+        "batch_sizes": None,
+        "reverse": False,
+        "reserve": reserve,
+        "w_hh": a["weights"][1],
+        "w_hr": None,
+        "dw_hr": None,
+        "c0": a["hx"][1][0],
+        "dh0": torch.zeros(2, 4, **double),
+        "dc0": None,
+    }
+    tangent.update(WALK_FAULTS.get(fault, {}))
+    if fault is None:
+        dh, _, _, dc = ops.tangent_walk(*tangent.values())
+        assert not dh.any()
+        assert not dc.any()
+        return
+    with pytest.raises((RuntimeError, ValueError)):
+        ops.tangent_walk(*tangent.values())
+    back = {name: tangent[name] for name in ("cell", "dpre", "batch_sizes", "reverse", "reserve", "w_hh", "c0")}
+    with pytest.raises((RuntimeError, ValueError)):
+        ops.gradient_tangent_walk(
+            back["cell"],
+            torch.zeros(12, 4, **double),
+            back["dpre"],
+            torch.zeros(6, 4, **double),
+            back["batch_sizes"],
+            back["reverse"],
+            back["reserve"],
+            back["w_hh"],
+            None,
+            None,
+            None,
+            back["c0"],
+            None,
+            torch.zeros(2, 2, 4, **double),
+            torch.zeros(2, 2, 4, **double),
+        )

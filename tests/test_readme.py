@@ -24,6 +24,17 @@ def test_there_are_examples():
 
 
 def test_tests_that_the_readme_names_are_there():
-    named = re.findall(r"\[[^]]*\]\((tests/[^)#]+)\)", PAGES[0].read_text())
+    named = re.findall(r"\[[^]]*\]\((tests/[^) ]+)([^)]*)\)", PAGES[0].read_text())
     assert named
-    assert all((ROOT / name).is_file() for name in named)
+    for path, title in named:
+        (test,) = re.findall(r'^ "(test_\w+)"$', title)
+        assert re.search(rf"^def {test}\(", (ROOT / path).read_text(), flags=re.M), f"{path} has no {test}"
+
+
+def test_every_yes_of_ours_names_a_test():
+    (table,) = re.findall(r"(?:^\|.*\n)+(?=\n\[1\])", PAGES[0].read_text(), flags=re.M)
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+    assert head[1] == "lstmfast"
+    assert len(rows) > 10
+    for row in rows:
+        assert re.fullmatch(r"\[(yes|by to_torch)\]\(tests/.*\)", row[1]), row

@@ -1,6 +1,7 @@
 """Inference for others: step by step, from several threads, and in ONNX by way of torch.nn."""
 
 import copy
+import pickle
 import threading
 import time
 
@@ -33,13 +34,13 @@ def test_stream_equals_the_whole_sequence(options, dtype):
         for row in x:
             output, state = module(row[None], state)
             steps.append(output[0])
-    assert torch.equal(torch.stack([stream(row) for row in x]), torch.stack(steps))
+    assert torch.equal(torch.stack([stream(row).clone() for row in x]), torch.stack(steps))
     assert all(torch.equal(a, b) for a, b in zip(states_of(stream.state), states_of(state), strict=True))
     # Some steps at once, from a state that was kept.
     stream.reset()
-    first = stream(x[:7])
+    first = stream(x[:7]).clone()
     kept = stream.state
-    rest = stream(x[7:])
+    rest = stream(x[7:]).clone()
     stream.state = kept
     assert torch.equal(stream(x[7:]), rest)
     if dtype != torch.bfloat16:  # whose states are rounded where they are handed over
@@ -53,7 +54,7 @@ def test_some_sequences_of_a_stream_begin_anew():
     stream = lstmfast.Stream(module, batch_size=3)
     stream(x)
     stream.reset(torch.tensor([False, True, False]))
-    again = stream(x)
+    again = stream(x).clone()
     fresh = lstmfast.Stream(module, batch_size=3)(x)
     assert torch.equal(again[:, 1], fresh[:, 1])
     assert not torch.equal(again[:, 0], fresh[:, 0])
@@ -68,6 +69,89 @@ def test_a_stream_sees_weights_that_change_in_place():
     assert torch.equal(stream(x), lstmfast.Stream(other)(x))
 
 
+def addresses(stream):
+    return {t.data_ptr() for t in (*stream._states, *stream._next)}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_stream_writes_to_the_same_memory(cell):
+    stream = lstmfast.Stream(build(lstmfast, Options(cell, 2), 5, 8), 3)
+    before, outputs = addresses(stream), set()
+    for i in range(5):
+        row = torch.randn(3, 5)
+        output = stream(row)
+        outputs.add(output.data_ptr())
+        if i == 2:
+            stream.reset()
+        if i == 3:
+            stream.state = stream.state
+    assert len(outputs) == 1
+    assert addresses(stream) == before
+    several = torch.randn(4, 3, 5)
+    assert stream(several).data_ptr() == stream(several).data_ptr()
+    # Written to from inside and outside of inference mode alike.
+    for context in torch.inference_mode(), torch.no_grad(), torch.enable_grad():
+        with context:
+            assert not stream(
+                several.requires_grad_() if not torch.is_inference_mode_enabled() else several
+            ).requires_grad
+    assert addresses(stream) == before
+
+
+def test_the_state_of_a_stream_is_a_copy():
+    stream = lstmfast.Stream(build(lstmfast, Options("LSTM", 2), 5, 8))
+    x = torch.randn(6, 1, 5)
+    stream(x)
+    h, c = stream.state
+    kept = h.clone(), c.clone()
+    for row in x:
+        stream(row)
+    assert torch.equal(h, kept[0])
+    assert torch.equal(c, kept[1])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_copy_of_a_stream_goes_on_by_itself(copied):
+    stream = lstmfast.Stream(build(lstmfast, Options("LSTM", 2), 5, 8))
+    x = torch.randn(4, 1, 5)
+    stream(x)
+    other = copied(stream)
+    expected = stream(x).clone()
+    stream(x)
+    assert torch.equal(other(x), expected)
+    assert not addresses(other) & addresses(stream)
+
+
+def test_streams_in_threads_of_their_own_share_a_module():
+    module = build(lstmfast, Options("LSTM", 2), 33, 65)
+    xs = torch.randn(4, 50, 33)
+    results = [None] * len(xs)
+
+    def serve(i):
+        torch.set_num_threads(1)
+        stream = lstmfast.Stream(module)
+        results[i] = torch.stack([stream(row[None]).clone() for row in xs[i]])
+
+    workers = [threading.Thread(target=serve, args=(i,)) for i in range(len(xs))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for i, result in enumerate(results):
+        serve(i)
+        assert torch.equal(result, results[i])
+
+
+def test_a_stream_that_is_busy_refuses_a_second_caller():
+    stream = lstmfast.Stream(build(lstmfast, Options("LSTM"), 5, 8))
+    x = torch.randn(4, 1, 5)
+    expected = stream(x).clone()
+    stream.reset()
+    with stream._lock, pytest.raises(RuntimeError, match="one caller at a time"):
+        stream(x)
+    assert torch.equal(stream(x), expected)  # and nothing has moved
+
+
 def test_stream_refuses():
     module = build(lstmfast, Options("LSTM"), 5, 8)
     with pytest.raises(TypeError, match=r"expected an lstmfast\.LSTM"):
@@ -77,6 +161,8 @@ def test_stream_refuses():
     with pytest.raises(ValueError, match="batch_size"):
         lstmfast.Stream(module, 0)
     stream = lstmfast.Stream(module, 2)
+    with pytest.raises(RuntimeError, match="at least one step"):
+        stream(torch.zeros(0, 2, 5))
     for size in ((3, 5), (2, 6), (5,), (1, 1, 2, 5)):
         with pytest.raises(RuntimeError, match="expected input of the size"):
             stream(torch.zeros(size))

@@ -117,6 +117,22 @@ def test_parametrizations(options, make, x):
     compare(build_pair(options, 5, 6), train)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@both
+def test_weight_norm_of_old(options, x):
+    # Before parametrizations: a hook that assigns the weight, then a plain tensor, before each call.
+    def train(module):
+        nn.utils.weight_norm(module, "weight_hh_l0")
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss_of(module, x).backward()
+            optimizer.step()
+        nn.utils.remove_weight_norm(module, "weight_hh_l0")
+
+    compare(build_pair(options, 5, 6), train)
+
+
 @both
 def test_pruning(options, x):
     _, module = build_pair(options, 5, 6)
@@ -194,7 +210,12 @@ def test_hooks(options, x):
         leaf = x.clone().requires_grad_()
         module(leaf)[0].square().mean().backward()
         torch.optim.SGD(module.parameters(), lr=0.1).step()
-        assert "extra" in module.state_dict()
+        state = module.state_dict()
+        assert "extra" in state
+        before = module.register_load_state_dict_pre_hook(lambda m, state, *rest: state.pop("extra"))
+        after = module.register_load_state_dict_post_hook(lambda m, keys: keys.unexpected_keys.clear())
+        module.load_state_dict({**state, "not there": torch.ones(1)})
+        handles += [before, after]
         for handle in handles:
             handle.remove()
 

@@ -49,7 +49,8 @@ class Point:
 
     mode: "inference", "training" (forward and backward) or "streaming" (inference, hx carried from call to call).
     flush_denormal: whether torch.set_flush_denormal(True) holds meanwhile; only the variant lastloss asks for it.
-    callee: what of lstmfast is called: "module", or a lower layer of it where the cost of a call is taken apart.
+    callee: what of lstmfast is called: "module", or a lower layer of it where the cost of a call is taken apart; in
+        streaming also "stream", lstmfast.Stream.
     metric: "seconds" per call or "bytes" of peak memory.
     sweeps: the sizes of which this point is part of a sweep, such as ("T",).
     """

@@ -96,6 +96,21 @@ class Side:
             return [_rows(self.module(self.input)[0])], ()
 
 
+class StreamSide(Side):
+    """Ours, by lstmfast.Stream."""
+
+    def __init__(self, point: Point, module: nn.Module, input: Tensor | PackedSequence, grad: Tensor):
+        super().__init__(point, module, input, grad)
+        self._stream = lstmfast.Stream(module, point.shape.batch)
+
+    def stream(self, calls: int) -> list[Tensor]:
+        self._stream.reset()
+        for _ in range(calls):
+            output = self._stream(self.input)
+        state = self._stream.state
+        return [output, *(state if isinstance(state, tuple) else (state,))]
+
+
 def build(point: Point, *, only: str | None = None) -> tuple[Side | None, Side | None]:
     """(the peer's side, ours) with the same weights and the same input; `only` "theirs" or "ours" builds just that one.
 
@@ -113,7 +128,7 @@ def build(point: Point, *, only: str | None = None) -> tuple[Side | None, Side |
     if only != "theirs":
         ours = module_of(lstmfast, point)
         ours.load_state_dict(template.state_dict())
-        ours = Side(point, ours, input, grad)
+        ours = (StreamSide if point.callee == "stream" else Side)(point, ours, input, grad)
     theirs = Side(point, peer.wrap(template), input, grad) if only != "ours" else None
     return theirs, ours
 

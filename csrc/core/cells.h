@@ -9,6 +9,8 @@
 //   kSaved    values kept per hidden unit for backward; at most kGates, because they overwrite the pre-activations
 //
 //   forward (pre, state_in, state_out, saved)
+//     in two halves: activate(pre, saved), where saved[g] is the activation of pre[g], and combine(saved, state_in,
+//     state_out); derivatives of what a call has saved start from the second (csrc/cpu/tangents.inl)
 //   backward(saved, state_in, state_out, dstate_out, dpre, dstate_in)
 //     state_in[0] and state_out[0] are not read in backward; dstate_in[0] holds only what reaches h other than
 //     through pre, which is nothing for the cells below, so drivers do not ask for it.
@@ -28,16 +30,26 @@ struct LstmCell {
   static constexpr int kGates = 4, kStates = 2, kSaved = 4;
 
   template <class Math, class V>
-  LF_HOST_DEVICE LF_INLINE static void forward(const V (&pre)[4], const V (&state_in)[2], V (&state_out)[2],
-                                               V (&saved)[4]) {
-    const V i = Math::sigmoid(pre[0]);
-    const V f = Math::sigmoid(pre[1]);
-    const V g = Math::tanh(pre[2]);
-    const V o = Math::sigmoid(pre[3]);
+  LF_HOST_DEVICE LF_INLINE static void activate(const V (&pre)[4], V (&saved)[4]) {
+    saved[0] = Math::sigmoid(pre[0]);
+    saved[1] = Math::sigmoid(pre[1]);
+    saved[2] = Math::tanh(pre[2]);
+    saved[3] = Math::sigmoid(pre[3]);
+  }
+
+  template <class Math, class V>
+  LF_HOST_DEVICE LF_INLINE static void combine(const V (&saved)[4], const V (&state_in)[2], V (&state_out)[2]) {
+    const V i = saved[0], f = saved[1], g = saved[2], o = saved[3];
     const V c = f * state_in[1] + i * g;
     state_out[0] = o * Math::tanh(c);
     state_out[1] = c;
-    saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o;
+  }
+
+  template <class Math, class V>
+  LF_HOST_DEVICE LF_INLINE static void forward(const V (&pre)[4], const V (&state_in)[2], V (&state_out)[2],
+                                               V (&saved)[4]) {
+    activate<Math>(pre, saved);
+    combine<Math>(saved, state_in, state_out);
   }
 
   template <class Math, class V>
@@ -89,8 +101,20 @@ struct RnnCell {
   static constexpr int kGates = 1, kStates = 1, kSaved = 1;
 
   template <class Math, class V>
-  LF_HOST_DEVICE LF_INLINE static void forward(const V (&pre)[1], const V (&)[1], V (&state_out)[1], V (&saved)[1]) {
-    state_out[0] = saved[0] = Activation::template value<Math, V>(pre[0]);
+  LF_HOST_DEVICE LF_INLINE static void activate(const V (&pre)[1], V (&saved)[1]) {
+    saved[0] = Activation::template value<Math, V>(pre[0]);
+  }
+
+  template <class Math, class V>
+  LF_HOST_DEVICE LF_INLINE static void combine(const V (&saved)[1], const V (&)[1], V (&state_out)[1]) {
+    state_out[0] = saved[0];
+  }
+
+  template <class Math, class V>
+  LF_HOST_DEVICE LF_INLINE static void forward(const V (&pre)[1], const V (&state_in)[1], V (&state_out)[1],
+                                               V (&saved)[1]) {
+    activate<Math>(pre, saved);
+    combine<Math>(saved, state_in, state_out);
   }
 
   template <class Math, class V>
@@ -105,6 +129,14 @@ template <class Cell>
 struct Linear : Cell {
   static constexpr const char* kName = Cell::kLinearName;
 
+  template <class, class... Args>
+  LF_HOST_DEVICE LF_INLINE static void activate(Args&... args) {
+    Cell::template activate<LinearMath>(args...);
+  }
+  template <class, class... Args>
+  LF_HOST_DEVICE LF_INLINE static void combine(Args&... args) {
+    Cell::template combine<LinearMath>(args...);
+  }
   template <class, class... Args>
   LF_HOST_DEVICE LF_INLINE static void forward(Args&... args) {
     Cell::template forward<LinearMath>(args...);

@@ -26,6 +26,37 @@ Status backward(const BackwardParams& p);
 
 Plan plan(const ForwardParams& p);
 
+// Second derivatives, one layer, one direction: what surrounds the products with weights (csrc/torch/tangents.cpp).
+// Everything is in the compute type and contiguous. Tangents are derivatives along one direction in which all arguments
+// of the call move.
+struct TangentParams {
+  int cell = 0;
+  DType dtype = DType::kFloat32;
+  Shape shape;
+  int isa = 0;
+  const void* reserve = nullptr;             // as forward left it
+  const void *c0 = nullptr, *dc0 = nullptr;  // [N, H]: the private state before the first step, and its tangent
+  void *dpre = nullptr, *dc = nullptr;       // [R, G*H], [R, H]: tangents of pre-activations and private state
+};
+// Sequences [begin, end) of step t. `pairs`: values of all sequences of the step, then tangents of all.
+struct TangentStep {
+  int64_t t = 0, begin = 0, end = 0;
+  void* dm = nullptr;  // [active, H]: tangent of the cell's output
+  void* m = nullptr;   // [active, H]: the output itself, null if unwanted
+};
+struct GradientTangentStep : TangentStep {
+  const void* by_m = nullptr;  // pairs [2, active, H]: gradient of the cell's output
+  void* by_c = nullptr;        // pairs [2, N, H]: gradient of the private state, behind the step and then before it
+  void* gates = nullptr;       // pairs [2, active, G*H]: gradient of the pre-activations
+};
+// dm and dc of a step from its dpre.
+Status tangent_step(const TangentParams& p, const TangentStep& s);
+// gates and by_c of a step from by_m and by_c.
+Status gradient_tangent_step(const TangentParams& p, const GradientTangentStep& s);
+
+// Whether this level multiplies bfloat16 in tile registers, and float32 too where its precision may be reduced.
+bool has_tiles(int level);
+
 // ISA levels, worst to best: "baseline" always exists. The level in use is the best that the processor has, lowered by
 // the environment variable LSTMFAST_CPU_ISA (read once) or by set_isa().
 int isa_count();

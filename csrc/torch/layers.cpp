@@ -113,14 +113,24 @@ class Call {
 
 at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options) { return at::empty(sizes, options); }
 
-Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward) {
+Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward, Outputs out) {
   const Call call(device, a);
   const Problem& problem = call.problem();
   const int64_t width = problem.output_width();
-  Outputs out;
-  out.output = call.rows(width);
-  out.h_n = call.states(problem.shape.output());
-  out.c_n = problem.states > 1 ? call.states(problem.shape.hidden) : call.nothing();
+  const auto result = [&](at::Tensor& t, const char* name, at::IntArrayRef shape, auto&& make) {
+    if (!t.defined()) return static_cast<void>(t = make());
+    check_like(t, name, call.input(), shape);
+    TORCH_CHECK(t.is_contiguous(), "lstmfast: ", name, " must be contiguous");
+  };
+  const int64_t batch = problem.shape.batch;
+  result(out.output, "output", problem.rows_shape(width), [&] { return call.rows(width); });
+  result(out.h_n, "h_n", {call.runs(), batch, problem.shape.output()},
+         [&] { return call.states(problem.shape.output()); });
+  if (problem.states > 1)
+    result(out.c_n, "c_n", {call.runs(), batch, problem.shape.hidden},
+           [&] { return call.states(problem.shape.hidden); });
+  else
+    out.c_n = call.nothing();
   if (save_for_backward) {
     out.hidden = device.empty(problem.stacked_rows_shape(problem.layers - 1, width), call.input().options());
     out.reserve = device.empty({call.runs(), problem.shape.rows, problem.reserve_width},
@@ -137,7 +147,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
       auto p = call.params<ForwardParams>(run, x, y, out.reserve);
       p.h_n = mutable_state(out.h_n, run);
       if (problem.states > 1) p.c_n = mutable_state(out.c_n, run);
-      device.forward(p, call.input(), a.allow_tf32);
+      device.forward(p, call.input(), problem.float32_precision);
     }
     if (layer < problem.layers - 1) x = call.drop(y, layer);
   }
@@ -213,7 +223,7 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
       p.dw_hh = mutable_matrix(dw[1]);
       if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
       if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
-      device.backward(p, input, a.allow_tf32);
+      device.backward(p, input, problem.float32_precision);
     }
     if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
     if (layer == 0 && wanted[0]) out.input = dx;

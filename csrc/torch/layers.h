@@ -12,11 +12,11 @@ namespace lstmfast {
 
 at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options);
 
-// `like` is a tensor of the call's dtype and device; allow_tf32 as in Arguments.
+// `like` is a tensor of the call's dtype and device; without a precision the device asks torch.
 struct Device {
   ReserveWidth reserve_width;
-  void (*forward)(ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
-  void (*backward)(BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
+  void (*forward)(ForwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision);
+  void (*backward)(BackwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision);
   at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options) = plain_empty;  // memory for results
 };
 
@@ -42,7 +42,8 @@ struct InputGradients {
   std::vector<at::Tensor> hx, weights;
 };
 
-Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward);
+// Results go into the tensors of `given` that are defined, which must be as above and share no memory with an argument.
+Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward, Outputs given = {});
 InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
                                const Gradients& grads, const std::vector<bool>& wanted);
 

@@ -2,6 +2,7 @@
 #include <ATen/Context.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/autograd/function.h>
 
 #include <map>
 #include <sstream>
@@ -14,6 +15,7 @@
 #include "../cpu/cpu.h"
 #include "../cpu/weight_cache.h"
 #include "../cuda/kernels.h"
+#include "precision.h"
 #if defined(LSTMFAST_HAS_CUDA)
 #include "cuda_device.h"
 #endif
@@ -184,6 +186,14 @@ void set_weight_cache_limit(int64_t bytes) {
   cpu::set_weight_cache_limit(bytes);
 }
 
+std::optional<std::vector<bool>> asked_for() {
+  const auto node = torch::autograd::get_current_node();
+  if (!node) return std::nullopt;
+  std::vector<bool> asked(node->num_outputs());
+  for (size_t i = 0; i < asked.size(); i++) asked[i] = node->task_should_compute_output(i);
+  return asked;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -209,5 +219,18 @@ PYBIND11_MODULE(_C, m) {
         py::arg("gpu"));
   m.def("gpu_info", &gpu_info, py::arg("gpu"));
   m.def("gpu_names", &cuda::gpu_names);
+  m.def("has_tiles", [] {
+    for (int i = 0; i < cpu::isa_count(); i++)
+      if (cpu::isa_supported(i) && cpu::has_tiles(i)) return true;
+    return false;
+  });
+  m.def("float32_precision", [] {
+    constexpr const char* kNames[] = {"highest", "high", "medium"};
+    return std::string(kNames[static_cast<int>(float32_precision_of_torch())]);
+  });
+  m.def("asked_for", &asked_for,
+        "Within the backward of a torch.autograd.Function: for each of its tensor arguments, whether the call of "
+        "torch.autograd that is running wants its gradient; None elsewhere. ctx.needs_input_grad tells what requires "
+        "one.");
   m.def("allow_tf32", [] { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); });
 }

@@ -37,7 +37,7 @@ bool is_refusal(const cuda::Result& result) {
 
 // One run (a layer in one direction) on the device and stream of the tensors.
 template <class Params>
-void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
+void run(Params& p, const at::Tensor& like, std::optional<Float32Precision> precision,
          size_t (*workspace_bytes)(const Params&, const cuda::Context&),
          cuda::Result (*kernels)(const Params&, const cuda::Context&)) {
   const c10::cuda::CUDAGuard guard(like.device());
@@ -45,7 +45,8 @@ void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
   cuda::Context context;
   context.gpu = device.info();
   context.stream = c10::cuda::getCurrentCUDAStream(like.device().index()).stream();
-  context.allow_tf32 = allow_tf32 ? *allow_tf32 : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
+  context.allow_tf32 =
+      precision ? *precision != Float32Precision::kHighest : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
   context.persistent = device.persistent();
   CudaProducts products(context.allow_tf32);
   context.blas = products.blas();
@@ -70,17 +71,18 @@ void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
 }
 
 const Device kCuda{cuda::reserve_width,
-                   [](ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                     run(p, like, allow_tf32, cuda::forward_workspace_bytes, cuda::forward);
+                   [](ForwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision) {
+                     run(p, like, precision, cuda::forward_workspace_bytes, cuda::forward);
                    },
-                   [](BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                     run(p, like, allow_tf32, cuda::backward_workspace_bytes, cuda::backward);
+                   [](BackwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision) {
+                     run(p, like, precision, cuda::backward_workspace_bytes, cuda::backward);
                    }};
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lstmfast, CUDA, m) {
   m.impl("forward", forward_op<kCuda>);
+  m.impl("forward_into", forward_into_op<kCuda>);
   m.impl("backward", backward_op<kCuda>);
 }
 

@@ -1,9 +1,11 @@
-// Every cell's backward against finite differences of its forward, in double, with neither torch nor Python; and the
-// properties by which the gates are known.
+// Every cell's backward against finite differences of its forward, and the tangents of both, in double, with neither
+// torch nor Python; and the properties by which the gates are known.
 #include <random>
+#include <vector>
 
 #include "check.h"
 #include "core/cell_info.h"
+#include "core/dual.h"
 
 using namespace lstmfast;
 using namespace lstmfast::portable;
@@ -58,9 +60,71 @@ void check_gradients() {
   }
 }
 
+// What a step and its backward return, all in one list: a function of numbers, plain or dual.
+template <class Cell, class Math, class V>
+struct StepBack {
+  V pre[Cell::kGates], state[Cell::kStates], dout[Cell::kStates];
+  static constexpr int kInputs = Cell::kGates + 2 * Cell::kStates;
+
+  V& input(int i) {
+    if (i < Cell::kGates) return pre[i];
+    i -= Cell::kGates;
+    return i < Cell::kStates ? state[i] : dout[i - Cell::kStates];
+  }
+  template <class Activations>
+  std::vector<V> results() const {
+    V out[Cell::kStates], saved[Cell::kSaved], dpre[Cell::kGates], dstate[Cell::kStates] = {};
+    Cell::template activate<Activations>(pre, saved);
+    Cell::template combine<Math>(saved, state, out);
+    Cell::template backward<Math>(saved, state, out, dout, dpre, dstate);
+    std::vector<V> all(out, out + Cell::kStates);
+    all.insert(all.end(), dpre, dpre + Cell::kGates);
+    all.insert(all.end(), dstate + 1, dstate + Cell::kStates);
+    return all;
+  }
+};
+
+// Tangents by dual numbers against finite differences, from the pre-activations and from their known activations.
+template <class Cell>
+void check_tangents() {
+  std::mt19937 random(2);
+  std::normal_distribution<double> normal;
+  for (int trial = 0; trial < 200; trial++) {
+    StepBack<Cell, ExactMath, double> plain{}, above{}, below{};
+    StepBack<Cell, DualMath<ExactMath>, Dual<double>> dual{};
+    constexpr double kStep = 1e-5;
+    for (int i = 0; i < plain.kInputs; i++) {
+      double x;
+      do x = normal(random);
+      while (i < Cell::kGates && std::fabs(x) < 1e-3);  // relu has no derivative at 0
+      const double direction = normal(random);
+      plain.input(i) = x, above.input(i) = x + kStep * direction, below.input(i) = x - kStep * direction;
+      dual.input(i) = {x, direction};
+    }
+    auto known = dual;
+    double saved[Cell::kSaved];
+    Cell::template activate<ExactMath>(plain.pre, saved);
+    for (int g = 0; g < Cell::kGates; g++) known.pre[g].value = saved[g];
+
+    const auto values = plain.template results<ExactMath>(), high = above.template results<ExactMath>(),
+               low = below.template results<ExactMath>();
+    const auto one = dual.template results<DualMath<ExactMath>>(),
+               other = known.template results<KnownMath<ExactMath>>();
+    for (size_t i = 0; i < values.size(); i++) {
+      CHECK_NEAR(one[i].value, values[i], 1e-15 * (1 + std::fabs(values[i])));
+      CHECK_NEAR(other[i].value, values[i], 1e-15 * (1 + std::fabs(values[i])));
+      // Differences err by the third derivative times kStep^2, and by rounding over kStep: below 1e-9 each, at this
+      // size.
+      CHECK_NEAR(one[i].tangent, (high[i] - low[i]) / (2 * kStep), 1e-8 * (1 + std::fabs(one[i].tangent)));
+      CHECK_NEAR(other[i].tangent, one[i].tangent, 1e-13 * (1 + std::fabs(one[i].tangent)));
+    }
+  }
+}
+
 template <class... Cells>
 void check_all(TypeList<Cells...>) {
   (check_gradients<Cells>(), ...);
+  (check_tangents<Cells>(), ...);
 }
 
 void lstm(double i, double f, double g, double o, double c, double (&out)[2]) {

@@ -53,14 +53,14 @@ int gemm(void*, const cuda::Gemm& g) {
 }
 
 template <class Params>
-void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
+void run(Params& p, const at::Tensor& like, std::optional<Float32Precision> precision,
          size_t (*workspace_bytes)(const Params&, const cuda::Context&),
          cuda::Result (*kernels)(const Params&, const cuda::Context&)) {
   emulation::options().seed = static_cast<uint64_t>(from_environment("LSTMFAST_EMULATED_SEED", 1));
   cuda::Context context;
   context.gpu = gpu();
   context.blas = {&gemm, nullptr};
-  context.allow_tf32 = allow_tf32.value_or(false);
+  context.allow_tf32 = precision.value_or(Float32Precision::kHighest) != Float32Precision::kHighest;
   // Not zeros, that memory which nobody writes is found; aligned as torch's CUDA allocator aligns.
   const size_t bytes = workspace_bytes(p, context);
   const at::Tensor memory = at::full({static_cast<int64_t>(bytes) + 512}, 0xff, like.options().dtype(at::kByte));
@@ -71,17 +71,18 @@ void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
 }
 
 const Device kEmulated{cuda::reserve_width,
-                       [](ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                         run(p, like, allow_tf32, cuda::forward_workspace_bytes, cuda::forward);
+                       [](ForwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision) {
+                         run(p, like, precision, cuda::forward_workspace_bytes, cuda::forward);
                        },
-                       [](BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                         run(p, like, allow_tf32, cuda::backward_workspace_bytes, cuda::backward);
+                       [](BackwardParams& p, const at::Tensor& like, std::optional<Float32Precision> precision) {
+                         run(p, like, precision, cuda::backward_workspace_bytes, cuda::backward);
                        }};
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(lstmfast, CPU, m) {
   m.impl("forward", forward_op<kEmulated>);
+  m.impl("forward_into", forward_into_op<kEmulated>);
   m.impl("backward", backward_op<kEmulated>);
 }
 
