@@ -16,6 +16,8 @@ def cuda_plan(
     input_size: int,
     hidden_size: int,
     proj_size: int,
+    directions: int,
+    layers: int,
     backward: bool,
     allow_tf32: bool,
     gpu: str | int,

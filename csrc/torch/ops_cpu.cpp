@@ -22,20 +22,24 @@ void set_arithmetic(ForwardParams& p, std::optional<Float32Precision> precision)
     p.float32_precision = precision ? *precision : float32_precision_of_torch();
 }
 
-void forward(ForwardParams& p, const at::Tensor&, std::optional<Float32Precision> precision) {
-  set_arithmetic(p, precision);
-  // Weights that are trained change with every call: only inference keeps them packed.
-  cpu::PackedWeights packed(p, /*wanted=*/p.reserve == nullptr);
-  const cpu::Scratch memory(cpu::forward_workspace_bytes(p));
-  p.workspace = memory.data();
-  check_status(cpu::forward(p));
-  packed.keep();
+void forward(Directions<ForwardParams>& runs, const at::Tensor&, std::optional<Float32Precision> precision) {
+  for (ForwardParams& p : runs) {
+    set_arithmetic(p, precision);
+    // Weights that are trained change with every call: only inference keeps them packed.
+    cpu::PackedWeights packed(p, /*wanted=*/p.reserve == nullptr);
+    const cpu::Scratch memory(cpu::forward_workspace_bytes(p));
+    p.workspace = memory.data();
+    check_status(cpu::forward(p));
+    packed.keep();
+  }
 }
-void backward(BackwardParams& p, const at::Tensor&, std::optional<Float32Precision> precision) {
-  set_arithmetic(p, precision);
-  const cpu::Scratch memory(cpu::backward_workspace_bytes(p));
-  p.workspace = memory.data();
-  check_status(cpu::backward(p));
+void backward(Directions<BackwardParams>& runs, const at::Tensor&, std::optional<Float32Precision> precision) {
+  for (BackwardParams& p : runs) {
+    set_arithmetic(p, precision);
+    const cpu::Scratch memory(cpu::backward_workspace_bytes(p));
+    p.workspace = memory.data();
+    check_status(cpu::backward(p));
+  }
 }
 at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const at::Tensor t = at::empty(sizes, options);
