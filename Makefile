@@ -35,6 +35,7 @@ EXTENSION_STAMP := $(CPP_BUILD)/.installed
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help env build demo study test test-all cpp-test sanitize sanitize-threads lint format wheel clean
+.PHONY: arm-check baseline-check
 .PHONY: cuda-compile cuda-emulation-test build-cuda-check gpu-check
 
 help: ## list the targets
@@ -74,6 +75,19 @@ sanitize-threads: $(TOOLS_STAMP) ## the C++ tests that use threads, under the th
 	  -DLSTMFAST_SANITIZE=thread -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
 	cmake --build build/sanitize-threads --target test_kernels test_concurrency
 	ctest --test-dir build/sanitize-threads --output-on-failure -R 'test_(kernels|concurrency)'
+
+# Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user
+ARM_TESTS := test_cells test_plan test_kernels test_vector_math
+arm-check: $(TOOLS_STAMP) ## the C++ tests of the kernels compiled for 64-bit Arm, run under qemu (needs a cross-compiler, qemu-user)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/arm -G Ninja -DLSTMFAST_PYTHON=OFF \
+	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+	  -DCMAKE_CROSSCOMPILING_EMULATOR="qemu-aarch64;-L;/usr/aarch64-linux-gnu"
+	cmake --build build/arm --target $(ARM_TESTS)
+	ctest --test-dir build/arm --output-on-failure -R '$(subst $(eval ) ,|,$(ARM_TESTS:%=^%$$))'
+
+baseline-check: build ## the C++ tests of the kernels on an emulated processor that has SSE2 and no more (needs qemu-user)
+	cmake --build $(CPP_BUILD) --target test_kernels
+	qemu-x86_64 -cpu qemu64 $(CPP_BUILD)/test_kernels
 
 # The kernels need nvcc alone. The binding is compiled against torch's headers as they are in a CPU build, with stand-ins
 # for the few that are missing there; it cannot be linked.

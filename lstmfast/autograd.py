@@ -85,7 +85,7 @@ def recurrent(
     if torch.compiler.is_exporting() and not hx and batch_sizes is None:
         hx = _zero_states(cell, input, weights, has_biases, num_layers, bidirectional)
     options = Options(
-        cell, batch_sizes, has_biases, num_layers, bidirectional, dropout, len(hx), ops.allows_tf32(input)
+        cell, batch_sizes, has_biases, num_layers, bidirectional, dropout, len(hx), ops.float32_precision(input)
     )
     mask = _dropout_mask(options, input, weights) if dropout > 0 and num_layers > 1 else None
     tensors = (*hx, *weights)
@@ -101,7 +101,9 @@ def recurrent(
         output, h_n, *c_n = RecurrentFunction.apply(options, input, mask, *tensors)
         return output, h_n, c_n[0] if c_n else None
     if torch.compiler.is_compiling():
-        output, h_n, c_n, _, _ = ops.forward(*options.arguments(input, mask, tensors), needs_grad, options.allow_tf32)
+        output, h_n, c_n, _, _ = ops.forward(
+            *options.arguments(input, mask, tensors), needs_grad, options.float32_precision
+        )
     else:
         output, h_n, c_n, _, _ = options.forward(input, mask, tensors, False)
     return output, h_n, c_n if options.has_cell_state else None
@@ -338,10 +340,10 @@ def _down(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor |
 
 
 def _setup_context(ctx, inputs, output):
-    cell, input, batch_sizes, hx, weights, mask, *structure, saved, allow_tf32 = inputs
+    cell, input, batch_sizes, hx, weights, mask, *structure, saved, float32_precision = inputs
     output, _, _, hidden, reserve = output
     ctx.save_for_backward(input, mask, output, hidden, reserve, *hx, *weights)
-    ctx.options = Options(cell, batch_sizes, *structure, len(hx), allow_tf32)
+    ctx.options = Options(cell, batch_sizes, *structure, len(hx), float32_precision)
     ctx.saved = saved
     ctx.mark_non_differentiable(hidden, reserve)
     ctx.set_materialize_grads(False)

@@ -13,7 +13,8 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
 
         print(lstmfast.explain(lstmfast.LSTM(64, 256), steps=100, batch=32, gpu="H200"))
 
-    Both directions of a bidirectional layer are planned alike. Nothing is run, and no GPU is needed.
+    Both directions of a bidirectional layer are planned alike; on a GPU the line says whether they, or all layers, go
+    through one launch. Nothing is run, and no GPU is needed.
 
     Args:
         module: lstmfast's or torch.nn's LSTM or RNN; its sizes, dtype and device count.
@@ -32,7 +33,8 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
     dtype = str(weight.dtype).removeprefix("torch.")
     device = gpu if gpu is not None else _device_name(weight.device)
     lines = [f"{module.mode}, {dtype}, {steps} steps of {batch} sequences, on {device}"]
-    output = (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+    directions = 2 if module.bidirectional else 1
+    output = (module.proj_size or module.hidden_size) * directions
     for layer in range(module.num_layers):
         sizes = (steps, batch, output if layer else module.input_size, module.hidden_size, module.proj_size)
         if gpu is None and weight.device.type != "cuda":
@@ -40,7 +42,8 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
             continue
         target = gpu if gpu is not None else weight.device.index
         for backward in (False, True):
-            plan = _C.cuda_plan(module.mode, dtype, *sizes, backward, _C.allow_tf32(), target)
+            runs = (directions, module.num_layers)
+            plan = _C.cuda_plan(module.mode, dtype, *sizes, *runs, backward, _C.allow_tf32(), target)
             lines.append(f"  layer {layer}, {'backward' if backward else 'forward'}: {plan}")
     return "\n".join(lines)
 

@@ -11,7 +11,10 @@ hidden     ``[L-1, *output.shape]``                    lower layers' outputs bef
 reserve    ``[L*D, rows, width]``, float32 or float64  what backward needs, in a private layout; empty unless saved
 =========  ==========================================  ===========================================================
 
-``allow_tf32`` is read for float32 on CUDA; None means the setting of torch.backends.cudnn.rnn at the time of the call.
+``float32_precision`` is "highest", "high" or "medium", in the sense of ``torch.set_float32_matmul_precision``, and read
+for float32 where an arithmetic for less than "highest" exists: TF32 on CUDA, and on CPUs with AMX three products of
+bfloat16 ("high") or one ("medium"). None means torch's setting at the time of the call: torch.backends.cudnn.rnn's on
+CUDA, ``torch.get_float32_matmul_precision()`` on the CPU.
 ``backward`` returns an empty tensor for each gradient that ``output_mask`` (input, hx..., weights...) does not want.
 """
 
@@ -45,7 +48,7 @@ class Options:
     bidirectional: bool
     dropout: float
     states: int  # tensors of hx that were given: 0, 1 or 2
-    allow_tf32: bool | None = None  # allows_tf32(), as it was for forward
+    float32_precision: str | None = None  # float32_precision(), as it was for forward
 
     @property
     def directions(self) -> int:
@@ -70,7 +73,7 @@ class Options:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The op without autograd, whose kernel for it, being Python, takes half of a call of one step."""
         with torch._C._AutoDispatchBelowAutograd():
-            return forward(*self.arguments(input, mask, tensors), save_for_backward, self.allow_tf32)
+            return forward(*self.arguments(input, mask, tensors), save_for_backward, self.float32_precision)
 
     def backward(
         self,
@@ -85,16 +88,21 @@ class Options:
         (output, hidden, reserve)."""
         with torch._C._AutoDispatchBelowAutograd():
             arguments = self.arguments(input, mask, tensors)
-            d_input, d_hx, d_weights = backward(*grads, *arguments, *saved, wanted, self.allow_tf32)
+            d_input, d_hx, d_weights = backward(*grads, *arguments, *saved, wanted, self.float32_precision)
         return [d if w else None for d, w in zip((d_input, *d_hx, *d_weights), wanted, strict=True)]
 
 
-def allows_tf32(input: Tensor) -> bool | None:
-    """torch.backends.cudnn's setting for recurrent layers, read once for forward and backward of a call; None where it
-    means nothing. A compiled graph passes None as well: its ops read the setting when they run."""
-    if input.dtype != torch.float32 or not input.is_cuda or torch.compiler.is_compiling():
+_CPU_HAS_TILES = _C.has_tiles()
+
+
+def float32_precision(input: Tensor) -> str | None:
+    """torch's setting, read once for forward and backward of a call; None where it means nothing. A compiled graph
+    passes None as well: its ops read the setting when they run."""
+    if input.dtype != torch.float32 or not (input.is_cuda or _CPU_HAS_TILES) or torch.compiler.is_compiling():
         return None
-    return _C.allow_tf32()
+    if input.is_cuda:
+        return "high" if _C.allow_tf32() else "highest"
+    return _C.float32_precision()
 
 
 def _sizes(cell: str, weights: list[Tensor], has_biases: bool, num_layers: int, bidirectional: bool):
@@ -126,7 +134,7 @@ def _forward_fake(
     bidirectional,
     dropout,
     save_for_backward,
-    allow_tf32=None,
+    float32_precision=None,
 ):
     _check_devices(input, [*hx, *weights])
     hidden_size, proj_size, directions = _sizes(cell, weights, has_biases, num_layers, bidirectional)
@@ -173,7 +181,7 @@ def _backward_fake(
     hidden,
     reserve,
     output_mask,
-    allow_tf32=None,
+    float32_precision=None,
 ):
     _check_devices(input, [*hx, *weights, output, hidden, reserve])
 

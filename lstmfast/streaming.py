@@ -112,7 +112,7 @@ class Stream:
                     self._states,
                     self._weights,
                     *self._structure,
-                    ops.allows_tf32(input),
+                    ops.float32_precision(input),
                     self._output,
                     self._next,
                 )

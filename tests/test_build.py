@@ -77,16 +77,35 @@ def test_isa_units_share_no_weak_symbol():
     assert not {s: u for s, u in units.items() if len(u) > 1}
 
 
+# Mnemonics with a VEX or EVEX prefix begin with v (verr and verw are older), or are BMI's or of opmask registers.
+VEX = r"\tv(?!er[rw]\b)\w+|%k[0-7]\b|\t(andn|bextr|bls\w+|bzhi|mulx|pdep|pext|rorx|sarx|sh[lr]x)\b"
+AMX = r"\bldtilecfg\b|\bsttilecfg\b|\btilerelease\b|\btileload\w+|\btilestored\b|\btilezero\b|\btdp\w+|%tmm"
+
+
 @needs_build_tree
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="looks for x86 registers")
 @pytest.mark.parametrize(
     ("unit", "forbidden"),
-    [("isa_baseline", r"%[yz]mm|\bv\w+ps\b"), ("isa_avx2", r"%zmm|%k[1-7]\b"), ("dispatch", r"%[yz]mm")],
+    [
+        ("isa_baseline", rf"%[yz]mm|{VEX}|{AMX}"),
+        ("isa_avx2", rf"%zmm|%k[1-7]\b|{AMX}"),
+        ("isa_avx512", AMX),
+        ("dispatch", rf"%[yz]mm|{VEX}|{AMX}"),
+        ("amx", rf"%[yz]mm|{VEX}|{AMX}"),
+    ],
 )
 def test_no_instruction_above_the_units_level(unit, forbidden):
     code = _run("objdump", "-d", "--no-show-raw-insn", OBJECTS / f"{unit}.cpp.o")
-    assert "%xmm" in code or unit == "dispatch"
+    assert "%xmm" in code or unit in ("dispatch", "amx")
     assert not re.search(forbidden, code)
+
+
+@needs_build_tree
+@pytest.mark.skipif(not (OBJECTS / "isa_avx512_amx.cpp.o").exists(), reason="the compiler has no AMX")
+def test_tile_instructions_are_in_the_amx_unit():
+    found = set(re.findall(AMX, _run("objdump", "-d", "--no-show-raw-insn", OBJECTS / "isa_avx512_amx.cpp.o")))
+    # None where LSTMFAST_EMULATE_AMX stands in for them.
+    assert found in ({"ldtilecfg", "tilerelease", "tileloadd", "tilestored", "tdpbf16ps", "%tmm"}, set())
 
 
 FAKE_TORCH = {

@@ -31,6 +31,22 @@ def test_gpus_by_name(dtype, gpu):
     ]
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_both_directions_of_a_layer_share_a_launch(bidirectional):
+    module = lstmfast.LSTM(64, 256, bidirectional=bidirectional, dtype=torch.bfloat16, device="meta")
+    lines = lstmfast.explain(module, steps=100, batch=16, gpu="H200").splitlines()
+    assert len(lines) == 3
+    assert all(("both directions in one launch" in line) == bidirectional for line in lines[1:])
+
+
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"num_layers": 1}, {"num_layers": 2, "proj_size": 64}], ids=str)
+def test_layers_share_a_launch(options):
+    module = lstmfast.LSTM(64, 256, dtype=torch.bfloat16, device="meta", **options)
+    lines = lstmfast.explain(module, steps=100, batch=16, gpu="H200").splitlines()
+    at_once = options == {"num_layers": 2}
+    assert all(("all layers in one launch" in line) == at_once for line in lines[1:])
+
+
 def test_tf32_setting_counts():
     module = lstmfast.LSTM(64, 128)
     texts = []

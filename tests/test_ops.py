@@ -297,7 +297,7 @@ def into_arguments(cell="LSTM", **kwargs):
     output, h_n, c_n, *_ = ops.forward(*a.values())
     given = {name: a[name] for name in ("cell", "input", "hx", "weights", "has_biases", "num_layers")}
     states = [torch.full_like(t, torch.nan) for t in (h_n, c_n)[: len(a["hx"])]]
-    results = {"allow_tf32": None, "output": torch.full_like(output, torch.nan), "states": states}
+    results = {"float32_precision": None, "output": torch.full_like(output, torch.nan), "states": states}
     return {**given, **results}, (output, h_n, c_n)
 
 

@@ -51,6 +51,7 @@ struct ForwardParams {
   DType dtype = DType::kFloat32;
   Shape shape;
   int threads = 1;
+  Float32Precision float32_precision = Float32Precision::kHighest;  // CPU; the same in backward
   int isa = 0;  // level from cpu::isa(), read once per call: workspace and kernel must agree on it
 
   ConstRows x;       // [T, N, I]

@@ -6,22 +6,28 @@
 // the accumulators. Gate gradients exist for one block only, in cache while the weight gradients take them in; the
 // first step's are carried to the block before. Only what has a destination is computed.
 #pragma once
-#include "direct.inl"
-#include "plan.h"
+#include "vector_product.inl"
 
 namespace lstmfast::LF_ISA {
 
-template <class Cell, class C, class Math>
+// Rows that Product rounds are kept beside the numbers that they were rounded from, which biases and the cell take.
+template <class Cell, class C, class Math, class Product>
 class Backward {
   using P = Panels<Cell, C>;
+  using E = typename Product::Element;
+  using Weights = typename Product::Weights;
+  using Operand = typename Product::Operand;
+  template <class Height>
+  using PaneledRows = typename Product::template PaneledRows<Height>;
   static constexpr int kWidth = kLanes<C>;
 
  public:
   // Without a workspace only bytes() may be called.
-  Backward(const BackwardParams& p, const cpu::Plan& plan, const Storage<C>& storage)
+  Backward(const BackwardParams& p, const cpu::Plan& plan, const Storage<C>& storage, const Product& product)
       : p_(p),
         plan_(plan),
         storage_(storage),
+        product_(product),
         steps_(p.shape),
         input_(p.shape.input),
         hidden_(p.shape.hidden),
@@ -30,22 +36,30 @@ class Backward {
         depth_(panels_ * kPanel<C>),
         in_panels_(ceil_div(input_, kPanel<C>)),
         out_panels_(ceil_div(output_, kPanel<C>)),
-        hidden_panels_(ceil_div(hidden_, kPanel<C>)) {
+        hidden_panels_(ceil_div(hidden_, kPanel<C>)),
+        row_width_(product.panel_row_width()) {
     Arena arena(p.workspace);
     const int64_t batch = steps_.batch();
     block_rows_ = min(plan.backward_steps * batch, p.shape.rows);
     const bool projects = p.shape.projection > 0;
-    if (p.shape.steps > 1 || p.dh0.data) w_hh_ = weights(arena, p.w_hh, out_panels_, depth_);
-    if (p.dx.data) w_ih_ = weights(arena, p.w_ih, in_panels_, depth_);
-    if (projects) w_hr_.packed = arena.take<C>(hidden_panels_ * output_ * kPanel<C>);
+    if (p.shape.steps > 1 || p.dh0.data)
+      w_hh_ = product.weights_back(arena, plan, storage, p.w_hh, out_panels_, depth_);
+    if (p.dx.data) w_ih_ = product.weights_back(arena, plan, storage, p.w_ih, in_panels_, depth_);
+    if (projects) w_hr_ = product.weights_back(arena, cpu::Plan{}, storage, p.w_hr, hidden_panels_, output_);
     dgates_ = arena.take<C>(panels_ * block_rows_ * kPanel<C>);
-    carry_ = arena.take<C>(panels_ * batch * kPanel<C>);
-    zero_ = arena.take<C>(kPanel<C>);
+    carry_ = arena.take<E>(panels_ * batch * row_width_);
+    zero_ = arena.take<C>(kPanel<C>, !Product::kRounds);
     c_stride_ = P::padded_units(hidden_);
     dc_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
     c0_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
     dh_n_ = arena.take<C>(batch * output_, p.dh_n.data);
     dh_ = arena.take<C>(out_panels_ * block_rows_ * kPanel<C>, projects);
+    if constexpr (Product::kRounds) {
+      dgate_rows_ = arena.take<E>(panels_ * block_rows_ * row_width_);
+      dh_rows_ = arena.take<E>(out_panels_ * block_rows_ * row_width_, projects);
+    } else {
+      dgate_rows_ = dgates_, dh_rows_ = dh_;
+    }
     dy_block_ = arena.take<C>(block_rows_ * output_, !storage.is_compute && p.dy.data);
     dx_block_ = arena.take<C>(block_rows_ * input_, !storage.is_compute && p.dx.data);
     sums_ = arena.take<C>(max(out_panels_, projects ? hidden_panels_ : 0) * batch * kPanel<C>);
@@ -53,9 +67,15 @@ class Backward {
     direct_ih_ = plan.in_place && p.dw_ih.data && writable_in_place(p.dw_ih);
     direct_hh_ = plan.in_place && p.dw_hh.data && writable_in_place(p.dw_hh);
     const bool packs_ih = p.dw_ih.data && !direct_ih_, packs_hh = p.dw_hh.data && !direct_hh_;
-    x_cols_ = arena.take<C>(block_rows_ * input_, packs_ih);
-    h_cols_ = arena.take<C>(block_rows_ * output_, packs_hh);
-    m_cols_ = arena.take<C>(block_rows_ * hidden_, p.dw_hr.data);
+    x_cols_ = arena.take<E>(product.columns_size(input_, block_rows_), packs_ih);
+    h_cols_ = arena.take<E>(product.columns_size(output_, block_rows_), packs_hh);
+    m_cols_ = arena.take<E>(product.columns_size(hidden_, block_rows_), p.dw_hr.data);
+    if constexpr (Product::kRounds) {
+      dgate_panels_ = arena.take<E>(product.panels_size(panels_, block_rows_), packs_ih || packs_hh);
+      dh_panels_ = arena.take<E>(product.panels_size(out_panels_, block_rows_), p.dw_hr.data);
+    } else {
+      dgate_panels_ = dgates_, dh_panels_ = dh_;
+    }
     dw_ih_ = arena.take<C>(panels_ * input_ * kPanel<C>, packs_ih);
     dw_hh_ = arena.take<C>(panels_ * output_ * kPanel<C>, packs_hh);
     dw_hr_ = arena.take<C>(out_panels_ * hidden_ * kPanel<C>, p.dw_hr.data);
@@ -73,6 +93,7 @@ class Backward {
 
   void run() const {
     run_team(plan_.threads, [this](const Team& team) {
+      [[maybe_unused]] const typename Product::Region region;
       prepare(team);
       team.meet();
       const bool against = !steps_.reverse();  // backward walks against the forward's order
@@ -104,13 +125,8 @@ class Backward {
 
  private:
   bool by_batch() const { return plan_.split == cpu::Split::kBatch; }
-  TileCut tiles() const { return TileCut(steps_.batch()); }
+  auto tiles() const { return typename Product::Cut(steps_.batch()); }
 
-  Weights<C> weights(Arena& arena, const ConstMatrix& src, int64_t col_panels, int64_t depth) const {
-    if (plan_.in_place && storage_.is_compute && src.col_stride == 1)
-      return {nullptr, static_cast<const C*>(src.data), src.row_stride};
-    return {arena.take<C>(col_panels * depth * kPanel<C>), nullptr, 0};
-  }
   bool writable_in_place(const Matrix& m) const {
     static_assert(cpu::kInPlaceRows <= kMostDirectRows);
     return storage_.is_compute && m.col_stride == 1;
@@ -119,23 +135,12 @@ class Backward {
   auto gate_at() const {
     return [this](int64_t k) { return gate_row<Cell, C>(k / kPanel<C>, k % kPanel<C>, hidden_); };
   }
-  // acc += gate gradients a times a piece of column panel `panel` of W_ih or W_hh, which has `cols` columns
-  template <int M>
-  LF_INLINE void multiply(Tile<C, M>& acc, const PaneledRows<M, C>& a, const Weights<C>& w, int64_t panel, int64_t cols,
-                          const Operand<C>& piece) const {
-    const int64_t col = panel * kPanel<C>;
-    if (w.in_place())
-      multiply_add_rows<M, C>(acc, a, w.rows + col, w.row_stride, depth_, cols - col, gate_at());
-    else
-      multiply_add<M, C>(acc, a, piece.weights, piece.at, piece.ahead);
-  }
-
   void prepare(const Team& team) const {
-    if (w_hh_.packed) pack_transposed(team, storage_, p_.w_hh, w_hh_.packed, depth_, output_, gate_at());
-    if (w_ih_.packed) pack_transposed(team, storage_, p_.w_ih, w_ih_.packed, depth_, input_, gate_at());
-    if (w_hr_.packed)
-      pack_transposed(team, storage_, p_.w_hr, w_hr_.packed, output_, hidden_, [](int64_t k) { return k; });
+    product_.pack_back(team, storage_, p_.w_hh, w_hh_, depth_, output_, gate_at());
+    product_.pack_back(team, storage_, p_.w_ih, w_ih_, depth_, input_, gate_at());
+    product_.pack_back(team, storage_, p_.w_hr, w_hr_, output_, hidden_, [](int64_t k) { return k; });
     clear(team, dgates_, panels_ * block_rows_ * kPanel<C>);  // padded units are never written, and must be zero
+    if constexpr (Product::kRounds) clear(team, dgate_rows_, panels_ * block_rows_ * row_width_);
     clear(team, zero_, kPanel<C>);
     clear(team, db_, panels_ * kPanel<C>);
     if (P::kPrivate) {
@@ -183,23 +188,23 @@ class Backward {
   }
 
   // ---- one step back
-  // Gate gradients of step t: [panel][row of the block][kPanel], behind the block in `carry_` for the step that
-  // follows.
+  // Gate gradients of step t as rows of a product: [panel][row of the block][row_width], behind the block in `carry_`
+  // for the step that follows.
   struct GateGradients {
-    C* base;
+    E* base;
     int64_t panel_stride;
   };
   GateGradients gate_gradients(const Block& block, int64_t t) const {
-    if (t < block.begin || t >= block.end) return {carry_, steps_.batch() * kPanel<C>};
-    return {dgates_ + steps_.rows(block.begin, t) * kPanel<C>, block_rows_ * kPanel<C>};
+    if (t < block.begin || t >= block.end) return {carry_, steps_.batch() * row_width_};
+    return {dgate_rows_ + steps_.rows(block.begin, t) * row_width_, block_rows_ * row_width_};
   }
 
   // Works through this thread's part of a step's tiles: [column panels] x [tiles of sequences] of a product with packed
-  // weights of the given depth. Calls f(Int<rows>, column panel, first sequence, piece of the depth).
+  // weights of the given depth. Calls f(height, column panel, first sequence, piece of the depth).
   template <class F>
-  void for_my_tiles(const Team& team, int64_t t, int64_t col_panels, const Weights<C>& weights, int64_t depth,
+  void for_my_tiles(const Team& team, int64_t t, int64_t col_panels, const Weights& weights, int64_t depth,
                     const F& f) const {
-    const TileCut cut = tiles();
+    const auto cut = tiles();
     const int64_t active = steps_.active(t);
     const Share mine = by_batch() ? Share{0, col_panels * cut.tiles} : team.share(col_panels * cut.tiles);
     const Share rows_of_me = by_batch() ? team.share(cut.tiles) : Share{0, cut.tiles};
@@ -209,113 +214,121 @@ class Backward {
     for (int64_t i = 0; i < end - begin; i++) {
       const int64_t panel = panel_at(i), before = panel * cut.tiles;
       const Share here{max(rows_of_me.begin, mine.begin - before), min(rows_of_me.end, mine.end - before)};
-      for_pieces_of(weights, panel, i + 1 < end - begin ? panel_at(i + 1) : -1, depth,
-                    [&](const Piece& piece, const C* w, const C* next) {
-                      for (int64_t tile = here.begin; tile < here.end; tile++) {
-                        const int64_t n = cut.begin(tile), rows = min(cut.begin(tile + 1), active) - n;
-                        if (rows <= 0) break;
-                        const Operand<C> operand{piece, w, share_of(next, tile - here.begin, piece)};
-                        with_rows(rows, [&](auto m) { f(m, panel, n, operand); });
-                      }
-                    });
+      product_.for_pieces_of(weights, panel, i + 1 < end - begin ? panel_at(i + 1) : -1, depth, [&](const auto& pass) {
+        for (int64_t tile = here.begin; tile < here.end; tile++) {
+          const int64_t n = cut.begin(tile), rows = min(cut.begin(tile + 1), active) - n;
+          if (rows <= 0) break;
+          const Operand operand = pass.tile(tile - here.begin);
+          Product::with_height(rows, [&](auto height) { f(height, panel, n, operand); });
+        }
+      });
     }
   }
   // Where a tile of a step keeps its sums between two pieces.
   C* sums_at(int64_t panel, int64_t n) const { return sums_ + (panel * steps_.batch() + n) * kPanel<C>; }
-  template <int M>
-  static LF_INLINE void load_sums(Tile<C, M>& acc, const C* from) {
-    for (int r = 0; r < M; r++)
+  template <class Height>
+  static LF_INLINE void load_sums(Height height, Tile<C, Height::kMost>& acc, const C* from) {
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(from + r * kPanel<C> + j * kWidth);
   }
-  template <int M>
-  static LF_INLINE void store_sums(C* to, const Tile<C, M>& acc) {
-    for (int r = 0; r < M; r++)
+  template <class Height>
+  static LF_INLINE void store_sums(Height height, C* to, const Tile<C, Height::kMost>& acc) {
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) store(to + r * kPanel<C> + j * kWidth, acc[r][j]);
   }
 
   void step_back(const Team& team, const Block& block, int64_t t) const {
-    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto m, int64_t panel, int64_t n, const Operand<C>& piece) {
-      hidden_tile<decltype(m)::value>(block, t, panel, n, piece);
+    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto height, int64_t panel, int64_t n, const Operand& piece) {
+      hidden_tile(height, block, t, panel, n, piece);
     });
     if (!p_.shape.projection) return;
     if (!by_batch()) team.meet();
     for_my_tiles(team, t, hidden_panels_, w_hr_, output_,
-                 [&](auto m, int64_t panel, int64_t n, const Operand<C>& piece) {
-                   projected_tile<decltype(m)::value>(block, t, panel, n, piece);
+                 [&](auto height, int64_t panel, int64_t n, const Operand& piece) {
+                   projected_tile(height, block, t, panel, n, piece);
                  });
   }
 
   // dh = dY + dh_n where the sequence ends here + (gate gradients of the following step) W_hh where it goes on
-  template <int M>
-  LF_NOINLINE void hidden_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand<C>& piece) const {
+  template <class Height>
+  LF_NOINLINE void hidden_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
+                               const Operand& piece) const {
     const int64_t continued = steps_.continued(t);
-    Tile<C, M> acc;
+    Tile<C, Height::kMost> acc;
     if (n < continued) {
       if (piece.at.first)
-        incoming<M>(acc, block, t, panel, n);
+        incoming(height, acc, block, t, panel, n);
       else
-        load_sums<M>(acc, sums_at(panel, n));
-      multiply<M>(acc, rows_of(gate_gradients(block, steps_.following(t)), n, continued, Int<M>{}), w_hh_, panel,
-                  output_, piece);
+        load_sums(height, acc, sums_at(panel, n));
+      multiply(acc, height, rows_of(height, gate_gradients(block, steps_.following(t)), n, continued), w_hh_, panel,
+               output_, piece);
     }
     if (!piece.at.last) {
-      if (n < continued) store_sums<M>(sums_at(panel, n), acc);
+      if (n < continued) store_sums(height, sums_at(panel, n), acc);
       return;
     }
-    if (n + M > continued) {
+    if (n + height.value > continued) {
       // Sequences that end here have nothing to multiply; zeros would turn an infinite weight into a NaN.
-      Tile<C, M> ended;
-      incoming<M>(ended, block, t, panel, n);
-      for (int r = static_cast<int>(max(0, continued - n)); r < M; r++)
+      Tile<C, Height::kMost> ended;
+      incoming(height, ended, block, t, panel, n);
+      for (int r = static_cast<int>(max(0, continued - n)); r < height.value; r++)
         for (int j = 0; j < kTileCols; j++) acc[r][j] = ended[r][j];
     }
-    if (!p_.shape.projection)
-      cell_tile<M>(block, t, panel, n, acc);
-    else
-      store_sums<M>(dh_ + (panel * block_rows_ + steps_.rows(block.begin, t) + n) * kPanel<C>, acc);
+    if (!p_.shape.projection) return cell_tile(height, block, t, panel, n, acc);
+    const int64_t row = panel * block_rows_ + steps_.rows(block.begin, t) + n;
+    store_sums(height, dh_ + row * kPanel<C>, acc);
+    if constexpr (Product::kRounds)
+      for (int r = 0; r < height.value; r++)
+        for (int j = 0; j < kTileCols; j++)
+          product_.put_in_panel(dh_rows_ + (row + r) * row_width_, j * kWidth,
+                                keep_first<C>(acc[r][j], output_ - panel * kPanel<C> - j * kWidth));
+  }
+  // acc += gate gradients times a piece of column panel `panel` of W_ih or W_hh, which has `cols` columns
+  template <class Height>
+  LF_INLINE void multiply(Tile<C, Height::kMost>& acc, Height, const PaneledRows<Height>& rows, const Weights& w,
+                          int64_t panel, int64_t cols, const Operand& piece) const {
+    product_.multiply_back(acc, rows, w, panel, cols, depth_, piece, gate_at());
   }
   // What reaches h other than through the following step.
-  template <int M>
-  LF_INLINE void incoming(Tile<C, M>& acc, const Block& block, int64_t t, int64_t panel, int64_t n) const {
+  template <class Height>
+  LF_INLINE void incoming(Height height, Tile<C, Height::kMost>& acc, const Block& block, int64_t t, int64_t panel,
+                          int64_t n) const {
     const int64_t continued = steps_.continued(t);
-    for (int r = 0; r < M; r++)
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) {
         const int64_t col = panel * kPanel<C> + j * kWidth, left = output_ - col;
         acc[r][j] = p_.dy.data ? load_first(dy_row(block, t, n + r) + col, left) : Vec<C>{};
         if (p_.dh_n.data && n + r >= continued) acc[r][j] += load_first(dh_n_ + (n + r) * output_ + col, left);
       }
   }
-  // Sequences from `valid` on have no gate gradients there: a row of zeros that does not advance stands in.
-  template <int M>
-  PaneledRows<M, C> rows_of(const GateGradients& g, int64_t n, int64_t valid, Int<M>) const {
-    PaneledRows<M, C> rows;
-    for (int r = 0; r < M; r++) {
-      rows.base[r] = n + r < valid ? g.base + (n + r) * kPanel<C> : zero_;
-      rows.stride[r] = n + r < valid ? g.panel_stride : 0;
-    }
-    return rows;
+  // Sequences from `valid` on have no gate gradients there.
+  template <class Height>
+  PaneledRows<Height> rows_of(Height height, const GateGradients& g, int64_t n, int64_t valid) const {
+    return {height, g.base + n * row_width_, g.panel_stride, row_width_, valid - n, zero_};
   }
   // Through the projection: gradient of the cell's output = dh W_hr
-  template <int M>
-  LF_NOINLINE void projected_tile(const Block& block, int64_t t, int64_t panel, int64_t n,
-                                  const Operand<C>& piece) const {
-    PaneledRows<M, C> dh;
-    for (int r = 0; r < M; r++) {
-      dh.base[r] = dh_ + (steps_.rows(block.begin, t) + n + r) * kPanel<C>;
-      dh.stride[r] = block_rows_ * kPanel<C>;
-    }
-    Tile<C, M> acc = {};
-    if (!piece.at.first) load_sums<M>(acc, sums_at(panel, n));
-    multiply_add<M, C>(acc, dh, piece.weights, piece.at, piece.ahead);
+  template <class Height>
+  LF_NOINLINE void projected_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
+                                  const Operand& piece) const {
+    const PaneledRows<Height> dh{height,
+                                 dh_rows_ + (steps_.rows(block.begin, t) + n) * row_width_,
+                                 block_rows_ * row_width_,
+                                 row_width_,
+                                 height.value,
+                                 zero_};
+    Tile<C, Height::kMost> acc = {};
+    if (!piece.at.first) load_sums(height, acc, sums_at(panel, n));
+    product_.multiply_panels(acc, dh, piece);
     if (piece.at.last)
-      cell_tile<M>(block, t, panel, n, acc);
+      cell_tile(height, block, t, panel, n, acc);
     else
-      store_sums<M>(sums_at(panel, n), acc);
+      store_sums(height, sums_at(panel, n), acc);
   }
 
   // The cell's backward on a tile of gradients of h: kTileCols packs of neighbouring units.
-  template <int M>
-  LF_INLINE void cell_tile(const Block& block, int64_t t, int64_t col_panel, int64_t n, const Tile<C, M>& dh) const {
+  template <class Height>
+  LF_INLINE void cell_tile(Height height, const Block& block, int64_t t, int64_t col_panel, int64_t n,
+                           const Tile<C, Height::kMost>& dh) const {
     const GateGradients to = gate_gradients(block, t);
     const int64_t started = steps_.started(t), before = steps_.previous(t);
     for (int j = 0; j < kTileCols; j++) {
@@ -325,7 +338,7 @@ class Backward {
       const int pack = static_cast<int>(unit % P::kUnits) / kWidth;
       const C* record = records_.at(t, panel, n);
       const C* record_before = n < started ? records_.at(before, panel, n) : nullptr;
-      for (int r = 0; r < M; r++) {
+      for (int r = 0; r < height.value; r++) {
         Vec<C> saved[Cell::kSaved], in[Cell::kStates], out[Cell::kStates], dout[Cell::kStates], dpre[Cell::kGates],
             din[Cell::kStates];
         const C* from = record + r * P::kRecord;
@@ -340,8 +353,15 @@ class Backward {
           dout[1] = load(dc);
         }
         Cell::template backward<Math>(saved, in, out, dout, dpre, din);
-        C* dgates = to.base + panel * to.panel_stride + (n + r) * kPanel<C>;
-        for (int g = 0; g < Cell::kGates; g++) store(dgates + P::offset(g, pack), keep_first<C>(dpre[g], left));
+        E* dgates = to.base + panel * to.panel_stride + (n + r) * row_width_;
+        for (int g = 0; g < Cell::kGates; g++) {
+          const Vec<C> v = keep_first<C>(dpre[g], left);
+          product_.put_in_panel(dgates, P::offset(g, pack), v);
+          if constexpr (Product::kRounds)
+            store(
+                dgates_ + (panel * block_rows_ + steps_.rows(block.begin, t) + n + r) * kPanel<C> + P::offset(g, pack),
+                v);
+        }
         if constexpr (P::kPrivate > 0) store(dc, din[1]);
       }
     }
@@ -351,19 +371,19 @@ class Backward {
   void initial_state_gradient(const Team& team, const Block& block, int64_t t) const {
     const int64_t started = steps_.started(t);
     if (!p_.dh0.data || started == steps_.active(t)) return;
-    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto m, int64_t panel, int64_t n, const Operand<C>& piece) {
-      initial_state_tile<decltype(m)::value>(block, t, panel, n, started, piece);
+    for_my_tiles(team, t, out_panels_, w_hh_, depth_, [&](auto height, int64_t panel, int64_t n, const Operand& piece) {
+      initial_state_tile(height, block, t, panel, n, started, piece);
     });
   }
-  template <int M>
-  LF_NOINLINE void initial_state_tile(const Block& block, int64_t t, int64_t panel, int64_t n, int64_t started,
-                                      const Operand<C>& piece) const {
-    if (n + M <= started) return;
-    Tile<C, M> acc = {};
-    if (!piece.at.first) load_sums<M>(acc, sums_at(panel, n));
-    multiply<M>(acc, rows_of(gate_gradients(block, t), n, n + M, Int<M>{}), w_hh_, panel, output_, piece);
-    if (!piece.at.last) return store_sums<M>(sums_at(panel, n), acc);
-    for (int r = 0; r < M; r++) {
+  template <class Height>
+  LF_NOINLINE void initial_state_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
+                                      int64_t started, const Operand& piece) const {
+    if (n + height.value <= started) return;
+    Tile<C, Height::kMost> acc = {};
+    if (!piece.at.first) load_sums(height, acc, sums_at(panel, n));
+    multiply(acc, height, rows_of(height, gate_gradients(block, t), n, n + height.value), w_hh_, panel, output_, piece);
+    if (!piece.at.last) return store_sums(height, sums_at(panel, n), acc);
+    for (int r = 0; r < height.value; r++) {
       if (n + r < started) continue;
       C values[kPanel<C>];
       for (int j = 0; j < kTileCols; j++) store(values + j * kWidth, acc[r][j]);
@@ -374,17 +394,19 @@ class Backward {
   }
 
   // ---- weight gradients of a block: dW' = (columns of x, h or the cell's output)' (gate gradients)
-  // The columns are packed [chunk of rows][tile of columns][row][column of the tile]: rows of a matrix may lie a power
-  // of two apart and would then fight for one cache set, and half types are converted on the way.
-  static constexpr int64_t kChunk = cpu::kBackwardRows;
-
   void pack_columns(const Team& team, const Block& block) const {
-    if (x_cols_) pack_side(team, storage_, block, x_cols_, input_, [this](int64_t t, int64_t n) { return x_at(t, n); });
-    if (h_cols_)
-      pack_side(team, storage_, block, h_cols_, output_, [this](int64_t t, int64_t n) { return h_before(t, n); });
-    if (m_cols_)
-      pack_side(team, StorageOf<C, C>::kStorage, block, m_cols_, hidden_,
-                [this](int64_t t, int64_t n) { return cell_out_ + (steps_.first_row(t) + n) * hidden_; });
+    const auto pack = [&](const Storage<C>& storage, E* to, int64_t cols, const auto& row_at) {
+      if (to) product_.pack_columns(team, storage, steps_, block, to, cols, block_rows_, row_at);
+    };
+    pack(storage_, x_cols_, input_, [this](int64_t t, int64_t n) { return x_at(t, n); });
+    pack(storage_, h_cols_, output_, [this](int64_t t, int64_t n) { return h_before(t, n); });
+    pack(StorageOf<C, C>::kStorage, m_cols_, hidden_,
+         [this](int64_t t, int64_t n) { return cell_out_ + (steps_.first_row(t) + n) * hidden_; });
+    if constexpr (Product::kRounds) {
+      const int64_t rows = steps_.rows(block.begin, block.end);
+      if (dgate_panels_) product_.pack_rows(team, dgates_, dgate_panels_, panels_, block_rows_, rows);
+      if (dh_panels_) product_.pack_rows(team, dh_, dh_panels_, out_panels_, block_rows_, rows);
+    }
   }
   const void* x_at(int64_t t, int64_t n) const { return storage_.at(p_.x.data, row_offset(p_.x, steps_, t, n)); }
   const void* h_before(int64_t t, int64_t n) const {
@@ -392,35 +414,15 @@ class Backward {
     return p_.h0.data ? storage_.at(p_.h0.data, n * p_.h0.row_stride) : nullptr;
   }
 
-  template <class RowAt>
-  void pack_side(const Team& team, const Storage<C>& storage, const Block& block, C* dst, int64_t cols,
-                 const RowAt& row_at) const {
-    const TileCut cut(cols);
-    const Share mine = team.share(cut.tiles);
-    const int64_t rows = steps_.rows(block.begin, block.end);
-    RowCursor cursor{steps_, block.begin};
-    for (int64_t i = 0; i < rows; i++, cursor.next()) {
-      const void* src = row_at(cursor.t, cursor.n);
-      const int64_t chunk = i / kChunk * kChunk, in_chunk = min(kChunk, rows - chunk);
-      for (int64_t tile = mine.begin; tile < mine.end; tile++) {
-        const int64_t c0 = cut.begin(tile), width = cut.begin(tile + 1) - c0;
-        C* to = dst + chunk * cols + c0 * in_chunk + (i - chunk) * width;
-        if (!src)
-          for (int64_t c = 0; c < width; c++) to[c] = 0;
-        else if (storage.is_compute)
-          with_rows(width, [&](auto w) { std::memcpy(to, static_cast<const C*>(src) + c0, sizeof(C) * w.value); });
-        else
-          storage.gather(to, storage.at(src, c0), 1, width);
-      }
-    }
-  }
-
   void weight_gradients(const Team& team, const Block& block) const {
     const int64_t rows = steps_.rows(block.begin, block.end);
     const bool first = steps_.reverse() ? block.begin == 0 : block.end == steps_.count();
-    if (x_cols_) outer_product(team, dw_ih_, x_cols_, input_, dgates_, panels_, rows, first);
-    if (h_cols_) outer_product(team, dw_hh_, h_cols_, output_, dgates_, panels_, rows, first);
-    if (m_cols_) outer_product(team, dw_hr_, m_cols_, hidden_, dh_, out_panels_, rows, first);
+    const auto accumulate = [&](C* dw, const E* columns, int64_t cols, const E* gradients, int64_t panels) {
+      if (dw) product_.outer_product(team, dw, columns, cols, gradients, panels, block_rows_, rows, first);
+    };
+    accumulate(dw_ih_, x_cols_, input_, dgate_panels_, panels_);
+    accumulate(dw_hh_, h_cols_, output_, dgate_panels_, panels_);
+    accumulate(dw_hr_, m_cols_, hidden_, dh_panels_, out_panels_);
     if (direct_ih_) write_gradient(team, p_.dw_ih, input_, [this](int64_t t, int64_t n) { return x_at(t, n); });
     if (direct_hh_) write_gradient(team, p_.dw_hh, output_, [this](int64_t t, int64_t n) { return h_before(t, n); });
     if (!db_) return;
@@ -442,56 +444,37 @@ class Backward {
     for (int64_t i = 0; i < p_.shape.rows; i++, cursor.next()) x[i] = static_cast<const C*>(row_at(cursor.t, cursor.n));
     write_outer(team, dw, cols, x, p_.shape.rows, dgates_, block_rows_ * kPanel<C>, depth_, gate_at());
   }
-  void outer_product(const Team& team, C* dst, const C* x, int64_t cols, const C* g, int64_t panels, int64_t rows,
-                     bool first) const {
-    const TileCut cut(cols);
-    const Share mine = team.share(panels * cut.tiles);
-    for (int64_t chunk = 0; chunk < rows; chunk += kChunk) {
-      const int64_t depth = min(kChunk, rows - chunk);
-      for (int64_t i = mine.begin; i < mine.end; i++) {
-        const int64_t panel = i / cut.tiles, c0 = cut.begin(i % cut.tiles), c1 = cut.begin(i % cut.tiles + 1);
-        with_rows(c1 - c0, [&](auto m) {
-          accumulate_outer<decltype(m)::value, C>(dst + (panel * cols + c0) * kPanel<C>, x + chunk * cols + c0 * depth,
-                                                  g + (panel * block_rows_ + chunk) * kPanel<C>, depth,
-                                                  first && chunk == 0);
-        });
-      }
-    }
-  }
 
   // ---- dX of a block = (gate gradients) W_ih
   void input_gradient(const Team& team, const Block& block) const {
     if (!p_.dx.data) return;
-    const TileCut cut(steps_.rows(block.begin, block.end));
+    const typename Product::Cut cut(steps_.rows(block.begin, block.end));
     const Share mine = team.share(cut.tiles);
     RowCursor first{steps_, block.begin};
     for (int64_t i = 0; i < cut.begin(mine.begin); i++) first.next();
     for (int64_t panel = 0; panel < in_panels_; panel++)
-      for_pieces_of(w_ih_, panel, panel + 1 < in_panels_ ? panel + 1 : -1, depth_,
-                    [&](const Piece& piece, const C* weights, const C* next) {
-                      RowCursor cursor = first;
-                      for (int64_t i = mine.begin; i < mine.end; i++) {
-                        const Operand<C> operand{piece, weights, share_of(next, i - mine.begin, piece)};
-                        with_rows(cut.begin(i + 1) - cut.begin(i), [&](auto m) {
-                          input_tile<decltype(m)::value>(cursor, panel, cut.begin(i), operand);
-                        });
-                      }
-                    });
+      product_.for_pieces_of(w_ih_, panel, panel + 1 < in_panels_ ? panel + 1 : -1, depth_, [&](const auto& pass) {
+        RowCursor cursor = first;
+        for (int64_t i = mine.begin; i < mine.end; i++) {
+          const Operand operand = pass.tile(i - mine.begin);
+          Product::with_height(cut.begin(i + 1) - cut.begin(i),
+                               [&](auto height) { input_tile(height, cursor, panel, cut.begin(i), operand); });
+        }
+      });
   }
-  template <int M>
-  LF_NOINLINE void input_tile(RowCursor& cursor, int64_t panel, int64_t first, const Operand<C>& piece) const {
-    PaneledRows<M, C> dgates;
-    C* dx[M];
-    for (int r = 0; r < M; r++, cursor.next()) {
-      dgates.base[r] = dgates_ + (first + r) * kPanel<C>;
-      dgates.stride[r] = block_rows_ * kPanel<C>;
+  template <class Height>
+  LF_NOINLINE void input_tile(Height height, RowCursor& cursor, int64_t panel, int64_t first,
+                              const Operand& piece) const {
+    const PaneledRows<Height> dgates{
+        height, dgate_rows_ + first * row_width_, block_rows_ * row_width_, row_width_, height.value, zero_};
+    C* dx[Height::kMost];
+    for (int r = 0; r < height.value; r++, cursor.next())
       dx[r] = dx_block_ ? dx_block_ + (first + r) * input_ : static_cast<C*>(dx_at(cursor.t, cursor.n));
-    }
-    Tile<C, M> acc = {};
-    if (!piece.at.first) load_sums<M>(acc, dx_sums_ + first * kPanel<C>);
-    multiply<M>(acc, dgates, w_ih_, panel, input_, piece);
-    if (!piece.at.last) return store_sums<M>(dx_sums_ + first * kPanel<C>, acc);
-    for (int r = 0; r < M; r++)
+    Tile<C, Height::kMost> acc = {};
+    if (!piece.at.first) load_sums(height, acc, dx_sums_ + first * kPanel<C>);
+    multiply(acc, height, dgates, w_ih_, panel, input_, piece);
+    if (!piece.at.last) return store_sums(height, dx_sums_ + first * kPanel<C>, acc);
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) {
         const int64_t col = panel * kPanel<C> + j * kWidth, left = input_ - col;
         if (left <= 0) break;
@@ -506,8 +489,8 @@ class Backward {
     const GateGradients from = gate_gradients(block, t);
     const Share mine = team.share(panels_);
     for (int64_t panel = mine.begin; panel < mine.end; panel++)
-      std::memcpy(carry_ + panel * steps_.batch() * kPanel<C>, from.base + panel * from.panel_stride,
-                  static_cast<size_t>(steps_.active(t) * kPanel<C>) * sizeof(C));
+      std::memcpy(carry_ + panel * steps_.batch() * row_width_, from.base + panel * from.panel_stride,
+                  static_cast<size_t>(steps_.active(t) * row_width_) * sizeof(E));
   }
 
   void finish(const Team& team) const {
@@ -530,16 +513,20 @@ class Backward {
   const BackwardParams& p_;
   const cpu::Plan& plan_;
   const Storage<C>& storage_;
+  const Product product_;
   const Steps steps_;
-  const int64_t input_, hidden_, output_, panels_, depth_, in_panels_, out_panels_, hidden_panels_;
-  Weights<C> w_hh_, w_ih_, w_hr_;     // packed for the way back: [column panel][depth][kPanel]
+  const int64_t input_, hidden_, output_, panels_, depth_, in_panels_, out_panels_, hidden_panels_, row_width_;
+  Weights w_hh_, w_ih_, w_hr_;        // packed for the way back: [column panel][depth][kPanel]
   bool direct_ih_, direct_hh_;        // dW is written where the caller wants it
-  C *dgates_, *carry_, *zero_;        // [panel][rows of a block][kPanel], [panel][N][kPanel], [kPanel]
+  C *dgates_, *zero_;                 // [panel][rows of a block][kPanel], [kPanel]
+  E* carry_;                          // [panel][N][row_width]
+  E *dgate_rows_, *dh_rows_;          // dgates_ and dh_ as rows of a product: [panel][rows of a block][row_width]
+  E *dgate_panels_, *dh_panels_;      // the same as panels of one, for weight gradients
   C *dc_, *c0_, *dh_n_;               // [N][c_stride], [N][c_stride], [N][O]
   C* dh_;                             // [column panel of O][rows of a block][kPanel], with a projection only
   C *dy_block_, *dx_block_;           // [rows of a block][O | I], half types only
   C *sums_, *dx_sums_;                // [column panel][N][kPanel], [rows of a block][kPanel]: sums between two pieces
-  C *x_cols_, *h_cols_, *m_cols_;     // packed columns of a block
+  E *x_cols_, *h_cols_, *m_cols_;     // packed columns of a block
   C *dw_ih_, *dw_hh_, *dw_hr_, *db_;  // [panel][I | O | H][kPanel], [panel][kPanel]
   const C* cell_out_ = nullptr;       // [R][H] in the reserve, with a projection only
   Records<C> records_;

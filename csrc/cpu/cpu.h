@@ -54,6 +54,9 @@ Status tangent_step(const TangentParams& p, const TangentStep& s);
 // gates and by_c of a step from by_m and by_c.
 Status gradient_tangent_step(const TangentParams& p, const GradientTangentStep& s);
 
+// Whether this level multiplies bfloat16 in tile registers, and float32 too where its precision may be reduced.
+bool has_tiles(int level);
+
 // ISA levels, worst to best: "baseline" always exists. The level in use is the best that the processor has, lowered by
 // the environment variable LSTMFAST_CPU_ISA (read once) or by set_isa().
 int isa_count();

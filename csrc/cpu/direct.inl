@@ -17,17 +17,6 @@ struct Weights {
   bool in_place() const { return rows != nullptr; }
 };
 
-// Works through panel `panel` of the weights piece by piece: f(piece, weights of the piece, weights to fetch on the
-// way). `following` is the panel that is used after this one, -1 if that is far off. Read in place they are one piece.
-template <class C, class F>
-LF_INLINE void for_pieces_of(const Weights<C>& w, int64_t panel, int64_t following, int64_t depth, const F& f) {
-  const int64_t size = depth * kPanel<C>;
-  if (w.in_place())
-    f(Piece{0, depth, true, true}, nullptr, nullptr);
-  else
-    for_each_piece<C>(w.packed + panel * size, depth, following < 0 ? nullptr : w.packed + following * size, f);
-}
-
 // Whether the caller's rows can be read by packs.
 template <class C>
 LF_INLINE bool readable_in_place(const ConstMatrix& m, const Storage<C>& storage, int64_t depth) {

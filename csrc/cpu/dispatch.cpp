@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../core/cell_info.h"
+#include "amx.h"
 #include "cpu.h"
 #include "kernels.h"
 
@@ -22,6 +23,11 @@ namespace avx512 {
 const cpu::KernelTable& kernel_table();
 }
 #endif
+#if defined(LF_HAS_AMX_UNIT)
+namespace avx512_amx {
+const cpu::TileKernelTable& tile_kernel_table();
+}
+#endif
 }  // namespace lstmfast
 
 namespace lstmfast::cpu {
@@ -31,7 +37,17 @@ struct Level {
   const char* name;
   const KernelTable& (*table)();
   bool (*supported)();
+  const TileKernelTable& (*tiles)() = nullptr;  // used before `table` for what it has
+  bool by_default = true;
 };
+
+#if defined(LF_HAS_X86_UNITS)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
 
 // __builtin_cpu_supports looks at the operating system's part (XCR0) as well as at cpuid.
 const Level kLevels[] = {
@@ -39,23 +55,25 @@ const Level kLevels[] = {
 #if defined(LF_HAS_X86_UNITS)
     {"avx2", avx2::kernel_table,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
-    {"avx512", avx512::kernel_table,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-     }},
+    {"avx512", avx512::kernel_table, has_avx512},
+#endif
+#if defined(LF_HAS_AMX_UNIT) && defined(LF_EMULATE_TILES)
+    {"avx512_amx_emulated", avx512::kernel_table, has_avx512, avx512_amx::tile_kernel_table, false},
+#elif defined(LF_HAS_AMX_UNIT)
+    {"avx512_amx", avx512::kernel_table, [] { return has_avx512() && amx_bf16_usable(); },
+     avx512_amx::tile_kernel_table},
 #endif
 };
 constexpr int kLevelCount = sizeof(kLevels) / sizeof(kLevels[0]);
 
 int initial_level() {
+  const char* name = std::getenv("LSTMFAST_CPU_ISA");
   int best = 0;
-  for (int i = 0; i < kLevelCount; i++)
-    if (kLevels[i].supported()) best = i;
-  if (const char* name = std::getenv("LSTMFAST_CPU_ISA"))
-    for (int i = 0; i <= best; i++)
-      if (std::strcmp(name, kLevels[i].name) == 0) return i;
+  for (int i = 0; i < kLevelCount; i++) {
+    if (!kLevels[i].supported()) continue;
+    if (name && std::strcmp(name, kLevels[i].name) == 0) return i;
+    if (kLevels[i].by_default) best = i;
+  }
   return best;
 }
 
@@ -75,19 +93,37 @@ int64_t l2_bytes() {
   return value;
 }
 
+// Which of the tile kernels these parameters want, -1 for none.
+int tiled(const ForwardParams& p) {
+  if (p.dtype == DType::kBFloat16) return static_cast<int>(Tiled::kBFloat16);
+  if (p.dtype != DType::kFloat32 || p.float32_precision == Float32Precision::kHighest) return -1;
+  return static_cast<int>(p.float32_precision == Float32Precision::kHigh ? Tiled::kFloat32High : Tiled::kFloat32Medium);
+}
+
 struct Choice {
   const Kernel& kernel;
   Plan plan;
 };
+// The kernel and the plan that the vector units have for these parameters.
 template <class Params>
-Choice choose(const Params& p, int threads) {
+Choice choose_vectors(const Params& p, int threads) {
   const KernelTable& table = kLevels[p.isa].table();
   const int64_t size = compute_size_of(p.dtype);
   const Target target{table.tile_rows, 4 * table.vector_bytes / size, l2_bytes()};
   return {table.kernels[p.cell][static_cast<int>(p.dtype)],
           make_plan(p.shape, cell_info(p.cell).gates, size, threads, target)};
 }
-Choice choose(const ForwardParams& p) { return choose(p, p.threads); }
+Choice choose(const ForwardParams& p) {
+  const int column = has_tiles(p.isa) ? tiled(p) : -1;
+  if (column < 0) return choose_vectors(p, p.threads);
+  const TileKernelTable& tiles = kLevels[p.isa].tiles();
+  const int64_t weight_size = column == static_cast<int>(Tiled::kFloat32High) ? 4 : 2;
+  const Target target{tiles.tile_rows, tiles.panel_cols, l2_bytes()};
+  const Plan plan = make_plan(p.shape, cell_info(p.cell).gates, weight_size, p.threads, target);
+  // A call too short to repay packing reads float32 weights where they lie, and multiplies them exactly.
+  if (plan.in_place && p.dtype == DType::kFloat32) return choose_vectors(p, p.threads);
+  return {tiles.kernels[p.cell][column], plan};
+}
 
 bool known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
 bool nothing_to_do(const ForwardParams& p) { return p.shape.rows == 0; }
@@ -151,17 +187,18 @@ Status backward(const BackwardParams& p) {
 }
 // Of the plan only the blocks by which the reserve is laid out count here: they depend on the sequences alone.
 Status tangent_step(const TangentParams& p, const TangentStep& s) {
-  const Choice c = choose(p, 1);
+  const Choice c = choose_vectors(p, 1);
   c.kernel.tangent_step(p, s, c.plan);
   return Status::kOk;
 }
 Status gradient_tangent_step(const TangentParams& p, const GradientTangentStep& s) {
-  const Choice c = choose(p, 1);
+  const Choice c = choose_vectors(p, 1);
   c.kernel.gradient_tangent_step(p, s, c.plan);
   return Status::kOk;
 }
 
 int isa_count() { return kLevelCount; }
+bool has_tiles(int i) { return kLevels[i].tiles != nullptr; }
 const char* isa_name(int i) { return kLevels[i].name; }
 bool isa_supported(int i) { return i >= 0 && i < kLevelCount && kLevels[i].supported(); }
 int isa() { return level(); }

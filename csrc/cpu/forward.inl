@@ -7,23 +7,27 @@
 // The current state lives in small buffers of its own (h twice: read one, write the other), so that a sequence that
 // starts late or ends early needs no special case: its rows just wait. With a projection a second product follows.
 #pragma once
-#include "direct.inl"
-#include "plan.h"
+#include "vector_product.inl"
 
 namespace lstmfast::LF_ISA {
 
-// C is the compute type. Rows stored in another type go through a block's buffer, on their way in and out.
-template <class Cell, class C, class Math>
+// C is the compute type. Rows stored in another type go through a block's buffer, on their way in and out; so do rows
+// that Product rounds.
+template <class Cell, class C, class Math, class Product>
 class Forward {
   using P = Panels<Cell, C>;
+  using E = typename Product::Element;
+  using Weights = typename Product::Weights;
+  using Operand = typename Product::Operand;
   static constexpr int kWidth = kLanes<C>;
 
  public:
   // Without a workspace only bytes() may be called.
-  Forward(const ForwardParams& p, const cpu::Plan& plan, const Storage<C>& storage)
+  Forward(const ForwardParams& p, const cpu::Plan& plan, const Storage<C>& storage, const Product& product)
       : p_(p),
         plan_(plan),
         storage_(storage),
+        product_(product),
         steps_(p.shape),
         input_(p.shape.input),
         hidden_(p.shape.hidden),
@@ -35,20 +39,26 @@ class Forward {
     const int64_t batch = steps_.batch(), block_rows = plan.forward_steps * batch;
     const bool projects = p.shape.projection > 0;
     Arena packed(p.packed), &home = p.packed ? packed : arena;
-    w_ih_ = weights(home, p.w_ih, panels_, input_);
-    w_hh_ = weights(home, p.w_hh, panels_, output_);
-    if (projects) w_hr_ = weights(home, p.w_hr, out_panels_, hidden_);
+    w_ih_ = product.weights(home, plan, storage, p.w_ih, panels_, input_);
+    w_hh_ = product.weights(home, plan, storage, p.w_hh, panels_, output_);
+    if (projects) w_hr_ = product.weights(home, plan, storage, p.w_hr, out_panels_, hidden_);
     packed_bytes_ = home.used();
     bias_ = arena.take<C>(panels_ * kPanel<C>);
-    h_stride_ = ceil_div(output_, kWidth) * kWidth + kWidth;  // not a power of two: rows fall into different cache sets
-    h_[0] = arena.take<C>(batch * h_stride_);
-    h_[1] = arena.take<C>(batch * h_stride_);
+    h_stride_ = product.state_stride(output_);
+    h_[0] = arena.take<E>(batch * h_stride_);
+    h_[1] = arena.take<E>(batch * h_stride_);
     c_stride_ = P::padded_units(hidden_);
     c_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
-    x_block_ = arena.take<C>(block_rows * input_, !storage.is_compute);
+    x_stride_ = product.row_stride(input_);
+    x_block_ = arena.take<E>(block_rows * x_stride_, Product::kRounds || !storage.is_compute);
     y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute);
     C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_ && !plan.fuse_input);
-    cell_out_ = arena.take<C>(batch * hidden_, projects && !keep_);
+    cell_out_ = arena.take<C>(batch * hidden_, projects && !keep_ && !Product::kRounds);
+    if constexpr (Product::kRounds) {
+      m_stride_ = product.row_stride(hidden_);
+      m_ = arena.take<E>(batch * m_stride_, projects);
+      out_sums_ = arena.take<C>(batch * out_panels_ * kPanel<C>, projects);
+    }
     bytes_ = arena.used();
 
     C* reserve = static_cast<C*>(p.reserve);
@@ -64,6 +74,7 @@ class Forward {
 
   void run() const {
     run_team(plan_.threads, [this](const Team& team) {
+      [[maybe_unused]] const typename Product::Region region;
       const Share panels = by_batch() ? Share{0, panels_} : team.share(panels_);
       prepare(team);
       team.meet();
@@ -91,7 +102,7 @@ class Forward {
  private:
   bool by_batch() const { return plan_.split == cpu::Split::kBatch; }
   // Tiles of sequences [begin, end) are cut once for the whole batch; a step runs the part of a tile that is active.
-  TileCut tiles() const { return TileCut(steps_.batch()); }
+  auto tiles() const { return typename Product::Cut(steps_.batch()); }
   Share my_tiles(const Team& team) const { return by_batch() ? team.share(tiles().tiles) : Share{0, tiles().tiles}; }
   // Sequences of step t that this thread converts.
   Share my_rows(const Team& team, int64_t t) const {
@@ -101,53 +112,39 @@ class Forward {
   }
   int parity(int64_t t) const { return static_cast<int>((steps_.reverse() ? steps_.count() - 1 - t : t) & 1); }
 
-  Weights<C> weights(Arena& arena, const ConstMatrix& src, int64_t panels, int64_t depth) const {
-    if (plan_.in_place && readable_in_place(src, storage_, depth))
-      return {nullptr, static_cast<const C*>(src.data), src.row_stride};
-    return {arena.take<C>(panels * depth * kPanel<C>), nullptr, 0};
-  }
   auto gate_rows() const {
     return [this](int64_t panel, int64_t col) { return gate_row<Cell, C>(panel, col, hidden_); };
   }
   auto output_rows() const {
     return [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); };
   }
-  // acc += rows a times a piece of panel `panel`; on the spot in a step, where the cell takes over the accumulators
-  template <int M, bool on_the_spot, class RowOf>
-  LF_INLINE void multiply(Tile<C, M>& acc, const C* (&a)[M], const Weights<C>& w, int64_t panel,
-                          const Operand<C>& piece, const RowOf& row_of) const {
-    const int64_t depth = piece.at.end - piece.at.begin;
-    for (int r = 0; r < M; r++) a[r] += piece.at.begin;
-    if (w.in_place()) {
-      TileRows<C> rows;
-      for (int64_t col = 0; col < kPanel<C>; col++) {
-        const int64_t r = row_of(panel, col);
-        rows.row[col / kWidth][col % kWidth] = w.rows + (r < 0 ? 0 : r) * w.row_stride;
-      }
-      multiply_add<M, C>(acc, a, rows, depth);
-    } else if constexpr (on_the_spot) {
-      multiply_add_inline<M, C>(acc, a, piece.weights, depth, piece.ahead);
-    } else {
-      multiply_add<M, C>(acc, a, piece.weights, depth, piece.ahead);
-    }
-  }
-
   void prepare(const Team& team) const {
     const auto gate = gate_rows();
-    const bool pack = !p_.packed_before;
-    if (pack && !w_ih_.in_place()) pack_panels(team, storage_, p_.w_ih, w_ih_.packed, panels_, input_, gate);
-    if (pack && !w_hh_.in_place()) pack_panels(team, storage_, p_.w_hh, w_hh_.packed, panels_, output_, gate);
-    if (pack && p_.shape.projection && !w_hr_.in_place())
-      pack_panels(team, storage_, p_.w_hr, w_hr_.packed, out_panels_, hidden_, output_rows());
+    if (!p_.packed_before) {
+      product_.pack(team, storage_, p_.w_ih, w_ih_, panels_, input_, gate);
+      product_.pack(team, storage_, p_.w_hh, w_hh_, panels_, output_, gate);
+      if (p_.shape.projection) product_.pack(team, storage_, p_.w_hr, w_hr_, out_panels_, hidden_, output_rows());
+    }
     const Share mine = team.share(panels_);
     for (int64_t panel = mine.begin; panel < mine.end; panel++)
       for (int64_t c = 0; c < kPanel<C>; c++) bias_[panel * kPanel<C> + c] = bias(gate(panel, c));
-    import_state(team, storage_, p_.h0, h_[0], steps_.batch(), output_, h_stride_);
-    import_state(team, storage_, p_.h0, h_[1], steps_.batch(), output_, h_stride_);
+    clear(team, m_, steps_.batch() * m_stride_);  // its padding takes part in products
+    import_h0(team, h_[0]);
+    import_h0(team, h_[1]);
     if (P::kPrivate) {
       clear(team, c_, steps_.batch() * c_stride_);
       team.meet();
       import_state(team, storage_, p_.c0, c_, steps_.batch(), hidden_, c_stride_);
+    }
+  }
+  void import_h0(const Team& team, E* to) const {
+    const Share mine = team.share(steps_.batch());
+    for (int64_t n = mine.begin; n < mine.end; n++) {
+      if (p_.h0.data)
+        product_.import_row(storage_, to + n * h_stride_, h_stride_, storage_.at(p_.h0.data, n * p_.h0.row_stride),
+                            output_);
+      else
+        std::memset(to + n * h_stride_, 0, static_cast<size_t>(h_stride_) * sizeof(E));
     }
   }
   C bias(int64_t r) const {
@@ -167,24 +164,31 @@ class Forward {
   }
   void import_x(const Team& team, const Block& block) const {
     for_my_rows(team, block, [&](int64_t t, int64_t n) {
-      storage_.gather(block_row(x_block_, input_, block, t, n), x_at(t, n), 1, input_);
+      product_.import_row(storage_, x_block_row(block, t, n), x_stride_, x_at(t, n), input_);
     });
   }
   void export_y(const Team& team, const Block& block) const {
     for_my_rows(team, block, [&](int64_t t, int64_t n) {
-      storage_.scatter(y_at(t, n), 1, block_row(y_block_, output_, block, t, n), output_);
+      storage_.scatter(y_at(t, n), 1, y_block_ + block_index(block, t, n) * output_, output_);
     });
   }
   const void* x_at(int64_t t, int64_t n) const { return storage_.at(p_.x.data, row_offset(p_.x, steps_, t, n)); }
   void* y_at(int64_t t, int64_t n) const { return storage_.at(p_.y.data, row_offset(p_.y, steps_, t, n)); }
-  C* block_row(C* base, int64_t width, const Block& block, int64_t t, int64_t n) const {
-    return base + ((t - block.begin) * steps_.batch() + n) * width;  // a place of its own, as in BlockRecords
+  // As in BlockRecords: a place of its own where threads own sequences, else rows of a tile side by side.
+  LF_INLINE int64_t block_index(const Block& block, int64_t t, int64_t n) const {
+    return (by_batch() ? (t - block.begin) * steps_.batch() : steps_.rows(block.begin, t)) + n;
   }
-  LF_INLINE const C* x_row(const Block& block, int64_t t, int64_t n) const {
-    return x_block_ ? block_row(x_block_, input_, block, t, n) : static_cast<const C*>(x_at(t, n));
+  LF_INLINE E* x_block_row(const Block& block, int64_t t, int64_t n) const {
+    return x_block_ + block_index(block, t, n) * x_stride_;
+  }
+  LF_INLINE const E* x_row(const Block& block, int64_t t, int64_t n) const {
+    if constexpr (Product::kRounds)
+      return x_block_row(block, t, n);
+    else
+      return x_block_ ? x_block_row(block, t, n) : static_cast<const C*>(x_at(t, n));
   }
   LF_INLINE C* y_row(const Block& block, int64_t t, int64_t n) const {
-    return y_block_ ? block_row(y_block_, output_, block, t, n) : static_cast<C*>(y_at(t, n));
+    return y_block_ ? y_block_ + block_index(block, t, n) * output_ : static_cast<C*>(y_at(t, n));
   }
 
   C* record_at(int64_t t, int64_t panel, int64_t n) const {
@@ -195,15 +199,15 @@ class Forward {
   // ---- the input projection of a block: x W_ih' + b, into the records
   void project(const Team& team, const Block& block, const Share& panels) const {
     const Share mine = my_tiles(team);
-    const TileCut all(steps_.rows(block.begin, block.end));
+    const typename Product::Cut all(steps_.rows(block.begin, block.end));
     for (int64_t panel = panels.begin; panel < panels.end; panel++) {
       const int64_t following = panel + 1 < panels.end ? panel + 1 : -1;
-      for_pieces_of(w_ih_, panel, following, input_, [&](const Piece& piece, const C* weights, const C* next) {
+      product_.for_pieces_of(w_ih_, panel, following, input_, [&](const auto& pass) {
         int64_t count = 0;
         RowCursor cursor{steps_, block.begin};
         const auto tile = [&](int64_t rows) {
-          const Operand<C> operand{piece, weights, share_of(next, count++, piece)};
-          with_rows(rows, [&](auto m) { project_tile<decltype(m)::value>(block, cursor, panel, operand); });
+          const Operand operand = pass.tile(count++);
+          Product::with_height(rows, [&](auto height) { project_tile(height, block, cursor, panel, operand); });
         };
         if (by_batch()) {
           for (int64_t t = block.begin; t < block.end; t++)
@@ -219,21 +223,25 @@ class Forward {
       });
     }
   }
-  template <int M>
-  LF_NOINLINE void project_tile(const Block& block, RowCursor& cursor, int64_t panel, const Operand<C>& piece) const {
+  template <class Height>
+  LF_NOINLINE void project_tile(Height height, const Block& block, RowCursor& cursor, int64_t panel,
+                                const Operand& piece) const {
     C* out = record_at(cursor.t, panel, cursor.n);  // the rows of a block lie side by side
-    const C* x[M];
-    for (int r = 0; r < M; r++, cursor.next()) x[r] = x_row(block, cursor.t, cursor.n);
-    Tile<C, M> acc;
-    for (int r = 0; r < M; r++)
+    typename Product::template Rows<Height> x(height, x_stride_, [&](int) {
+      const E* row = x_row(block, cursor.t, cursor.n);
+      cursor.next();
+      return row;
+    });
+    Tile<C, Height::kMost> acc;
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++)
         acc[r][j] = load((piece.at.first ? bias_ + panel * kPanel<C> : out + r * record_width()) + j * kWidth);
-    multiply<M, false>(acc, x, w_ih_, panel, piece, gate_rows());
-    store_sums<M>(out, acc);
+    product_.template multiply<false>(acc, height, x, w_ih_, panel, piece, gate_rows());
+    store_sums(height, out, acc);
   }
-  template <int M>
-  LF_INLINE void store_sums(C* record, const Tile<C, M>& acc) const {
-    for (int r = 0; r < M; r++)
+  template <class Height>
+  LF_INLINE void store_sums(Height height, C* record, const Tile<C, Height::kMost>& acc) const {
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) store(record + r * record_width() + j * kWidth, acc[r][j]);
   }
 
@@ -246,64 +254,63 @@ class Forward {
     for (int64_t i = 0; i < count; i++) {
       const int64_t panel = panel_at(i), following = i + 1 < count ? panel_at(i + 1) : -1;
       if (plan_.fuse_input) {
-        const C *x = w_ih_.packed + panel * input_ * kPanel<C>, *h = w_hh_.packed + panel * output_ * kPanel<C>;
-        for_tiles(mine, active,
-                  [&](auto m, int64_t n, int64_t) { fused_step_tile<decltype(m)::value>(block, t, panel, n, x, h); });
+        for_tiles(mine, active, [&](auto height, int64_t n, int64_t) { fused_step_tile(height, block, t, panel, n); });
         continue;
       }
-      for_pieces_of(w_hh_, panel, following, output_, [&](const Piece& piece, const C* weights, const C* next) {
-        for_tiles(mine, active, [&](auto m, int64_t n, int64_t nth) {
-          step_tile<decltype(m)::value>(block, t, panel, n, Operand<C>{piece, weights, share_of(next, nth, piece)});
-        });
+      product_.for_pieces_of(w_hh_, panel, following, output_, [&](const auto& pass) {
+        for_tiles(mine, active,
+                  [&](auto height, int64_t n, int64_t nth) { step_tile(height, block, t, panel, n, pass.tile(nth)); });
       });
     }
   }
-  // Calls f(Int<rows>, first sequence, how many calls there were before) for tiles of the first `active` sequences.
+  // Calls f(height, first sequence, how many calls there were before) for tiles of the first `active` sequences.
   template <class F>
   LF_INLINE void for_tiles(const Share& tiles_of, int64_t active, const F& f) const {
-    const TileCut cut = tiles();
+    const auto cut = tiles();
     for (int64_t i = tiles_of.begin; i < tiles_of.end; i++) {
       const int64_t n = cut.begin(i), rows = min(cut.begin(i + 1), active) - n;
       if (rows <= 0) break;
-      with_rows(rows, [&](auto m) { f(m, n, i - tiles_of.begin); });
+      Product::with_height(rows, [&](auto height) { f(height, n, i - tiles_of.begin); });
     }
   }
-  template <int M>
-  LF_NOINLINE void step_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const Operand<C>& piece) const {
+  template <class Height>
+  LF_NOINLINE void step_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
+                             const Operand& piece) const {
     C* record = record_at(t, panel, n);
-    const C* h[M];
-    Tile<C, M> acc;
-    for (int r = 0; r < M; r++) {
-      h[r] = h_[parity(t)] + (n + r) * h_stride_;
+    auto h = h_rows(height, t, n);
+    Tile<C, Height::kMost> acc;
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * record_width() + j * kWidth);
-    }
-    multiply<M, true>(acc, h, w_hh_, panel, piece, gate_rows());
-    if (!piece.at.last) return store_sums<M>(record, acc);
-    run_cell<M>(block, t, panel, n, acc);
+    product_.template multiply<true>(acc, height, h, w_hh_, panel, piece, gate_rows());
+    if (!piece.at.last) return store_sums(height, record, acc);
+    run_cell(height, block, t, panel, n, acc);
+  }
+  template <class Height>
+  auto h_rows(Height height, int64_t t, int64_t n) const {
+    return typename Product::template Rows<Height>(height, h_stride_,
+                                                   [&](int r) { return h_[parity(t)] + (n + r) * h_stride_; });
   }
   // The whole step on accumulators that start from the bias: x W_ih' is neither stored nor loaded.
-  template <int M>
-  LF_NOINLINE void fused_step_tile(const Block& block, int64_t t, int64_t panel, int64_t n, const C* w_x,
-                                   const C* w_h) const {
-    const C *x_rows[M], *h_rows[M];
-    Tile<C, M> acc;
-    for (int r = 0; r < M; r++) {
-      x_rows[r] = x_row(block, t, n + r);
-      h_rows[r] = h_[parity(t)] + (n + r) * h_stride_;
+  template <class Height>
+  LF_NOINLINE void fused_step_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n) const {
+    const typename Product::template Rows<Height> x(height, x_stride_, [&](int r) { return x_row(block, t, n + r); });
+    const auto h = h_rows(height, t, n);
+    Tile<C, Height::kMost> acc;
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
-    }
-    // One chain for x whatever the height, as in project(). Both weights are in L2: nothing to fetch ahead.
-    multiply_add_inline<M, C, 1>(acc, x_rows, w_x, input_, {w_x, 0});
-    multiply_add_inline<M, C>(acc, h_rows, w_h, output_, {w_h, 0});
-    run_cell<M>(block, t, panel, n, acc);
+    // One chain for x whatever the height, as in project().
+    product_.template multiply_whole<true>(acc, height, x, w_ih_, panel, input_);
+    product_.template multiply_whole<false>(acc, height, h, w_hh_, panel, output_);
+    run_cell(height, block, t, panel, n, acc);
   }
-  template <int M>
-  LF_INLINE void run_cell(const Block& block, int64_t t, int64_t panel, int64_t n, const Tile<C, M>& acc) const {
+  template <class Height>
+  LF_INLINE void run_cell(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
+                          const Tile<C, Height::kMost>& acc) const {
     C* record = keep_ ? record_at(t, panel, n) : nullptr;
     for (int pack = 0; pack < P::kPacks; pack++) {
       const int64_t unit = panel * P::kUnits + pack * kWidth, left = hidden_ - unit;
       if (left <= 0) break;
-      for (int r = 0; r < M; r++) {
+      for (int r = 0; r < height.value; r++) {
         Vec<C> pre[Cell::kGates], saved[Cell::kSaved], in[Cell::kStates], out[Cell::kStates];
         for (int g = 0; g < Cell::kGates; g++) pre[g] = acc[r][g * P::kPacks + pack];
         C* c = c_ + (n + r) * c_stride_ + unit;
@@ -317,9 +324,10 @@ class Forward {
           if constexpr (P::kPrivate > 0) store(to + kPanel<C> + pack * kWidth, out[1]);
         }
         if (p_.shape.projection) {
-          store_first(cell_out_row(t, n + r) + unit, out[0], left);
+          if (!Product::kRounds || keep_) store_first(cell_out_row(t, n + r) + unit, out[0], left);
+          if constexpr (Product::kRounds) product_.put(m_ + (n + r) * m_stride_, m_stride_, unit, out[0], left);
         } else {
-          store_first(h_[parity(t) ^ 1] + (n + r) * h_stride_ + unit, out[0], left);
+          product_.put(h_[parity(t) ^ 1] + (n + r) * h_stride_, h_stride_, unit, out[0], left);
           store_first(y_row(block, t, n + r) + unit, out[0], left);
         }
       }
@@ -334,31 +342,46 @@ class Forward {
     const Share mine = my_tiles(team);
     for (int64_t panel = panels.begin; panel < panels.end; panel++) {
       const int64_t following = panel + 1 < panels.end ? panel + 1 : -1;
-      for_pieces_of(w_hr_, panel, following, hidden_, [&](const Piece& piece, const C* weights, const C* next) {
-        for_tiles(mine, steps_.active(t), [&](auto m, int64_t n, int64_t nth) {
-          const Operand<C> operand{piece, weights, share_of(next, nth, piece)};
-          project_output_tile<decltype(m)::value>(block, t, panel, n, operand);
+      product_.for_pieces_of(w_hr_, panel, following, hidden_, [&](const auto& pass) {
+        for_tiles(mine, steps_.active(t), [&](auto height, int64_t n, int64_t nth) {
+          project_output_tile(height, block, t, panel, n, pass.tile(nth));
         });
       });
     }
   }
-  template <int M>
-  LF_NOINLINE void project_output_tile(const Block& block, int64_t t, int64_t panel, int64_t n,
-                                       const Operand<C>& piece) const {
+  template <class Height>
+  LF_NOINLINE void project_output_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
+                                       const Operand& piece) const {
     const int64_t col = panel * kPanel<C>;
-    const C* in[M];
-    C* out[M];  // h, and until the last piece its partial sums
-    for (int r = 0; r < M; r++) in[r] = cell_out_row(t, n + r), out[r] = h_[parity(t) ^ 1] + (n + r) * h_stride_ + col;
-    Tile<C, M> acc = {};
+    typename Product::template Rows<Height> in(height, m_stride_, [&](int r) {
+      if constexpr (Product::kRounds)
+        return m_ + (n + r) * m_stride_;
+      else
+        return cell_out_row(t, n + r);
+    });
+    E* h[Height::kMost];
+    C* sums[Height::kMost];  // until the last piece; in h where that keeps them
+    for (int r = 0; r < height.value; r++) {
+      h[r] = h_[parity(t) ^ 1] + (n + r) * h_stride_;
+      if constexpr (Product::kRounds)
+        sums[r] = out_sums_ + (n + r) * out_panels_ * kPanel<C> + col;
+      else
+        sums[r] = h[r] + col;
+    }
+    Tile<C, Height::kMost> acc = {};
     if (!piece.at.first)
-      for (int r = 0; r < M; r++)
-        for (int j = 0; j < kTileCols; j++) acc[r][j] = load_first(out[r] + j * kWidth, output_ - col - j * kWidth);
-    multiply<M, false>(acc, in, w_hr_, panel, piece, output_rows());
-    for (int r = 0; r < M; r++)
+      for (int r = 0; r < height.value; r++)
+        for (int j = 0; j < kTileCols; j++) acc[r][j] = load_first(sums[r] + j * kWidth, output_ - col - j * kWidth);
+    product_.template multiply<false>(acc, height, in, w_hr_, panel, piece, output_rows());
+    for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) {
-        const int64_t left = output_ - col - j * kWidth;
-        store_first(out[r] + j * kWidth, acc[r][j], left);
-        if (piece.at.last) store_first(y_row(block, t, n + r) + col + j * kWidth, acc[r][j], left);
+        const int64_t to = col + j * kWidth, left = output_ - to;
+        if (!piece.at.last) {
+          store_first(sums[r] + j * kWidth, acc[r][j], left);
+        } else {
+          product_.put(h[r], h_stride_, to, acc[r][j], left);
+          store_first(y_row(block, t, n + r) + to, acc[r][j], left);
+        }
       }
   }
 
@@ -379,18 +402,22 @@ class Forward {
   const ForwardParams& p_;
   const cpu::Plan& plan_;
   const Storage<C>& storage_;
+  const Product product_;
   const Steps steps_;
   const int64_t input_, hidden_, output_, panels_, out_panels_;
   const bool keep_;
-  Weights<C> w_ih_, w_hh_, w_hr_;
+  Weights w_ih_, w_hh_, w_hr_;
   C* bias_;                        // [panel][kPanel]
-  C* h_[2];                        // [N][h_stride]: before and after the step, by the step's parity
+  E* h_[2];                        // [N][h_stride]: before and after the step, by the step's parity
   C* c_;                           // [N][c_stride]
-  C *x_block_, *y_block_;          // [rows of a block][I | O], half types only
+  E* x_block_;                     // [rows of a block][x_stride], half types and rounded rows only
+  C* y_block_;                     // [rows of a block][O], half types only
   C* cell_out_;                    // [N][H], or [R][H] in the reserve; with a projection only
+  E* m_ = nullptr;                 // [N][m_stride]: the same as rounded rows
+  C* out_sums_ = nullptr;          // [N][panels of O][kPanel]: the projection between two pieces, beside rounded rows
   Records<C> records_;             // in the reserve, or
   BlockRecords<C> block_records_;  // in the workspace when nothing is kept
-  int64_t h_stride_, c_stride_;
+  int64_t h_stride_, c_stride_, x_stride_, m_stride_ = 0;
   size_t packed_bytes_, bytes_;
 };
 

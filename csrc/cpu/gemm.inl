@@ -14,9 +14,10 @@ constexpr int kTileCols = 4;
 template <class C>
 constexpr int kPanel = kTileCols * kLanes<C>;  // columns of a panel
 
+// The height of a tile: its rows as a constant, for tiles in registers.
 template <int N>
 struct Int {
-  static constexpr int value = N;
+  static constexpr int value = N, kMost = N;
 };
 
 // Calls f(Int<rows>) for 1 <= rows <= kTileRows: from a number to a tile of that many rows.

@@ -29,4 +29,14 @@ struct KernelTable {
   uint64_t (*fingerprint)(const Bytes* matrices, int count, int threads);
 };
 
+// What a unit with tile registers multiplies there, and exports instead of a KernelTable. Second derivatives are the
+// vector units': the reserve is the same.
+enum class Tiled : int { kBFloat16, kFloat32High, kFloat32Medium };
+constexpr int kTiled = 3;
+
+struct TileKernelTable {
+  int tile_rows, panel_cols;
+  const Kernel (*kernels)[kTiled];  // [cells]
+};
+
 }  // namespace lstmfast::cpu

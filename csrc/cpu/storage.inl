@@ -8,7 +8,11 @@ namespace lstmfast::LF_ISA {
 struct BFloat16 {
   uint16_t bits;
 };
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+using Float16 = __fp16;  // the older name, all that g++ had for Arm: storage and conversion, which is all we want
+#else
 using Float16 = _Float16;
+#endif
 
 LF_INLINE void convert(float& y, float x) { y = x; }
 LF_INLINE void convert(double& y, double x) { y = x; }

@@ -11,7 +11,7 @@ namespace lstmfast::cpu {
 namespace {
 
 // Everything but the content that decides what packed weights look like.
-using Key = std::array<int64_t, 12>;
+using Key = std::array<int64_t, 13>;
 
 int64_t number(const void* p) { return static_cast<int64_t>(reinterpret_cast<uintptr_t>(p)); }
 Key key_of(const ForwardParams& p) {
@@ -26,6 +26,7 @@ Key key_of(const ForwardParams& p) {
           p.shape.projection,
           p.cell,
           static_cast<int64_t>(p.dtype),
+          static_cast<int64_t>(p.float32_precision),
           p.isa};
 }
 bool rows_are_contiguous(const ForwardParams& p) {

@@ -1,5 +1,5 @@
-// Backward: for each step dgates W_hh of the step after it and a pointwise kernel; then dx, dW and db, one product or
-// sum over all rows each. Only what has a destination is computed.
+// Backward: for each step dgates W_hh of the step after it and a pointwise kernel, or the persistent kernel for all;
+// then dx, dW and db, one product or sum over all rows each. Only what has a destination is computed.
 #include "call.h"
 
 namespace lstmfast::cuda {
@@ -7,30 +7,66 @@ namespace {
 
 class Backward : public Call {
  public:
-  Backward(const BackwardParams& p, const Context& context) : Call(p, context, true), q_(p) {
+  using Params = BackwardParams;
+  static constexpr bool kBackward = true;
+  static constexpr const char* kName = "backward";
+  static bool wants_offsets(const Params& p) { return p.dw_hh.data; }
+
+  Backward(const Params& p, const Common& common, Arena& arena, bool is_fed) : Call(p, common, arena, is_fed), q_(p) {
     const int64_t batch = p.shape.batch, width = gates_ * hidden_;
-    if (p.dw_ih.data) take_input();
-    take_offsets(p.dw_hh.data || is_persistent());
-    if (is_persistent()) take_exchange();
+    if (p.dw_ih.data) x_ = operand(p.x, input_);
     if (p.dx.data) w_ih_ = operand(p.w_ih, width, input_);
-    w_hh_ = is_persistent() ? Operand{p.w_hh} : operand(p.w_hh, width, output_);
-    w_hr_ = operand(p.w_hr, output_, hidden_);
+    take_recurrent_weights();
+    if (is_closed()) {
+      dy_ = operand(p.dy, output_);
+      dh_n_ = operand(matrix(p.dh_n), batch, output_);
+      cell_dy_ = take(rows_ * hidden_ * size_, p.dy.data);
+      cell_dh_n_ = take(batch * hidden_ * size_, p.dh_n.data);
+      dh_products_ = take(rows_ * output_ * compute_size_, p.dw_hr.data);
+    }
     dgates_ = take(rows_ * width * size_);
     dh_ = take(batch * output_ * compute_size_, !is_persistent());
     dc_ = take(batch * hidden_ * compute_size_, has_c_ && !is_persistent());
-    projected_dh_ = take(rows_ * output_ * size_, projects_);
-    cell_dh_ = take(batch * hidden_ * compute_size_, projects_);
+    projected_dh_ = take(rows_ * output_ * size_, projects_ && (!is_persistent() || p.dw_hr.data));
+    cell_dh_ = take(batch * hidden_ * compute_size_, projects_ && !is_persistent());
     h_before_ = take(rows_ * output_ * size_, p.dw_hh.data);
     sums_ = take(sum_chunks(rows_) * width * compute_size_, p.db_ih.data || p.db_hh.data);
   }
 
-  Result run_call() {
-    if (is_persistent()) {
-      step_back_persistently();
-    } else {
-      w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
-      for (int64_t i = steps_.count() - 1; i >= 0; i--) take_step_back(steps_.at(i));
+  Result begin() {
+    if (!is_closed()) return {};
+    multiply_recurrent_weights();
+    const auto through_projection = [&](int64_t rows, const ConstMatrix& dh, char* to) {
+      if (to) gemm("dh w_hr", false, rows, hidden_, output_, dh, w_hr_.source, {to, hidden_, 1});
+    };
+    if (cell_dy_) through_projection(rows_, readable(dy_), cell_dy_);
+    if (cell_dh_n_) through_projection(p_.shape.batch, readable(dh_n_), cell_dh_n_);
+    return result_;
+  }
+
+  Result recur() {
+    w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
+    for (int64_t i = steps_.count() - 1; i >= 0; i--) take_step_back(steps_.at(i));
+    return result_;
+  }
+
+  static Result launch(const Common& common, const std::optional<Backward> (&runs)[kMostRuns],
+                       const BackwardRuns& call) {
+    PersistentBackward b{};
+    static_cast<PersistentCall&>(b) = common.persistent_call();
+    b.scale = static_cast<float>(call.scale);
+    for (int i = 0; i < common.plan.runs; i++) {
+      b.runs[i] = runs[i]->persistent_run();
+      if (!runs[i]->is_fed_) continue;
+      b.runs[i].w_beside = runs[i - 1]->p_.w_ih;
+      const int layer = call.count - 1 - i;
+      if (call.kept) b.runs[i].kept = call.kept + layer * runs[i]->rows_ * runs[i]->hidden_;
     }
+    return persistent_backward(common.like.dtype, common.plan.multiplier)->launch(b, common.context.stream);
+  }
+
+  Result end() {
+    if (is_closed()) output_gradients();
     input_gradient();
     weight_gradients();
     return result_;
@@ -44,15 +80,20 @@ class Backward : public Call {
     gemm("dgates w_hh", compute, n, output_, gates_ * hidden_, dgates, w_hh_.source, to);
   }
 
-  void step_back_persistently() {
-    PersistentBackward b{};
-    static_cast<PersistentCall&>(b) = persistent_call(p_.w_hh);
-    b.gates = reserve_.gates;
-    b.dy = q_.dy, b.dh_n = q_.dh_n, b.dh0 = q_.dh0;
-    if (has_c_) b.c = reserve_.c, b.dc_n = q_.dc_n, b.dc0 = q_.dc0;
-    b.dgates = dgates_;
-    const auto* unit = persistent_backward(p_.dtype, plan_.multiplier);
-    run(unit->launch, b);
+  PersistentBackward::Run persistent_run() const {
+    PersistentBackward::Run r{};
+    r.reverse = p_.shape.reverse;
+    r.w_hh = recurrent_weights();
+    r.gates = reserve_.gates;
+    if (is_closed()) {
+      if (cell_dy_) r.dy = {cell_dy_, p_.shape.batch * hidden_, hidden_};
+      if (cell_dh_n_) r.dh_n = {cell_dh_n_, 0, hidden_};
+    } else {
+      r.dy = q_.dy, r.dh_n = q_.dh_n, r.dh0 = q_.dh0;
+    }
+    if (has_c_) r.c = reserve_.c, r.c0 = p_.c0, r.dc_n = q_.dc_n, r.dc0 = q_.dc0;
+    r.dgates = dgates_;
+    return r;
   }
 
   void take_step_back(int64_t t) {
@@ -82,8 +123,23 @@ class Backward : public Call {
     }
     c.dgates = offset(dgates_, row * gates_ * hidden_);
     run(kernels_.cell_backward, c);
+    initial_gradient(t);
+  }
+  // dh0 of the sequences that begin at step t.
+  void initial_gradient(int64_t t) {
+    const int64_t started = steps_.started(t), n = steps_.active(t);
     if (q_.dh0.data && started < n)
-      gradient_of_h(dgates_at(row + started), n - started, matrix(from_row(q_.dh0, started)), false);
+      gradient_of_h(dgates_at(steps_.first_row(t) + started), n - started, matrix(from_row(q_.dh0, started)), false);
+  }
+  // After the recurrence of the cell's output: dh0, and the gradient of every h, which W_hr's takes.
+  void output_gradients() {
+    for (int64_t t = 0; t < steps_.count(); t++) initial_gradient(t);
+    if (!q_.dw_hr.data) return;
+    gradient_of_h(dgates_at(0), rows_, {dh_products_, output_, 1}, true);
+    run(kernels_.output_gradients, OutputGradients{all_rows(), dh_products_, q_.dy, q_.dh_n, projected_dh_});
+  }
+  AllRows all_rows() const {
+    return {rows_, output_, steps_.count(), p_.shape.batch, p_.shape.reverse, common_.offsets()};
   }
 
   void input_gradient() {
@@ -101,11 +157,9 @@ class Backward : public Call {
   void weight_gradients() {
     const int64_t width = gates_ * hidden_;
     const ConstMatrix dgates = transposed(dgates_at(0));
-    if (q_.dw_ih.data) gemm("dgates x", false, width, input_, rows_, dgates, readable_input(), q_.dw_ih);
+    if (q_.dw_ih.data) gemm("dgates x", false, width, input_, rows_, dgates, readable(x_), q_.dw_ih);
     if (q_.dw_hh.data) {
-      if (!is_persistent()) upload_offsets_if_packed();
-      run(kernels_.previous_states, PreviousStates{rows_, output_, steps_.count(), p_.shape.batch, p_.shape.reverse,
-                                                   offsets_, readonly(p_.y), p_.h0, h_before_});
+      run(kernels_.previous_states, PreviousStates{all_rows(), readonly(p_.y), p_.h0, h_before_});
       gemm("dgates h", false, width, output_, rows_, dgates, {h_before_, output_, 1}, q_.dw_hh);
     }
     if (q_.dw_hr.data)
@@ -115,24 +169,28 @@ class Backward : public Call {
   }
 
   const BackwardParams& q_;
-  Operand w_ih_, w_hh_, w_hr_;
+  RowsOperand x_, dy_;
+  Operand w_ih_, dh_n_;
   char* dgates_;        // T [R, G*H]
   char* dh_;            // C [N, O], the product that a step begins with
   char* dc_;            // C [N, H]
-  char* projected_dh_;  // T [R, O], with a projection
-  char* cell_dh_;       // C [N, H], with a projection
-  char* h_before_;      // T [R, O]
-  char* sums_;          // C [chunks, G*H]
+  char* projected_dh_;  // T [R, O], with a projection: the gradient of every h
+  char* cell_dh_;       // C [N, H], with a projection, on the general path
+  // With a projection, for the persistent kernels: dy W_hr, dh_n W_hr, and dgates W_hh of every row.
+  char* cell_dy_ = nullptr;      // T [R, H]
+  char* cell_dh_n_ = nullptr;    // T [N, H]
+  char* dh_products_ = nullptr;  // C [R, O]
+  char* h_before_;               // T [R, O]
+  char* sums_;                   // C [chunks, G*H]
 };
 
 }  // namespace
 
-size_t backward_workspace_bytes(const BackwardParams& p, const Context& context) {
-  return is_known(p) && p.shape.rows ? Backward(p, context).workspace_bytes() : 0;
+size_t backward_workspace_bytes(const BackwardRuns& runs, const Context& context) {
+  size_t bytes = 0;
+  for_runs<Backward>(runs, context, &bytes);
+  return bytes;
 }
-Result backward(const BackwardParams& p, const Context& context) {
-  if (!is_known(p)) return {Status::kUnknownCell, 0, "backward"};
-  return p.shape.rows ? Backward(p, context).run_call() : Result{};
-}
+Result backward(const BackwardRuns& runs, const Context& context) { return for_runs<Backward>(runs, context); }
 
 }  // namespace lstmfast::cuda

@@ -24,9 +24,46 @@ MatrixOf<T> normalized(MatrixOf<T> m, int64_t rows, int64_t columns) {
 
 }  // namespace
 
-Call::Call(const ForwardParams& p, const Context& context, bool backward)
+Common::Common(const ForwardParams& like, const Context& context, const Request& request, const Plan& plan,
+               Arena& arena, bool wants_offsets)
+    : like(like), context(context), request(request), plan(plan) {
+  const int64_t offset_bytes = (like.shape.steps + 1) * static_cast<int64_t>(sizeof(int64_t));
+  offsets_ = static_cast<int64_t*>(arena.take(offset_bytes, like.shape.offsets && (wants_offsets || is_persistent())));
+  exchange_ = static_cast<char*>(
+      arena.take(meeting_bytes(), plan.regime == Regime::kWholeGpu || plan.regime == Regime::kStack));
+}
+Result Common::prepare() const {
+  for (int64_t i = 0; offsets_ && i <= like.shape.steps; i += UploadOffsets::kPiece) {
+    UploadOffsets piece{};
+    piece.to = offsets_ + i;
+    piece.count = static_cast<int>(std::min<int64_t>(UploadOffsets::kPiece, like.shape.steps + 1 - i));
+    std::copy_n(like.shape.offsets + i, piece.count, piece.values);
+    const Result result = upload_offsets(piece, context.stream);
+    if (!result.ok()) return result;
+  }
+  if (!exchange_) return {};
+  return clear_memory(exchange_, static_cast<size_t>(meeting_bytes()), context.stream);
+}
+PersistentCall Common::persistent_call() const {
+  PersistentCall c{};
+  c.cell = like.cell;
+  c.plan = plan;
+  c.steps = static_cast<int>(like.shape.steps);
+  c.batch = static_cast<int>(like.shape.batch);
+  c.hidden = static_cast<int>(like.shape.hidden);
+  c.offsets = offsets_;
+  c.gate_width = static_cast<int>(exchange_gate_width(request));
+  c.exchange_width = static_cast<int>(exchange_width(request));
+  c.flags = reinterpret_cast<uint32_t*>(exchange_);
+  c.exchange = exchange_ ? exchange_ + flag_bytes() : nullptr;
+  c.handed = exchange_ ? exchange_ + flag_bytes() + exchange_bytes() : nullptr;
+  return c;
+}
+
+Call::Call(const ForwardParams& p, const Common& common, Arena& arena, bool is_fed)
     : p_(p),
-      context_(context),
+      common_(common),
+      context_(common.context),
       kernels_(step_kernels(p.dtype)),
       steps_(p.shape),
       gates_(cell_info(p.cell).gates),
@@ -38,9 +75,8 @@ Call::Call(const ForwardParams& p, const Context& context, bool backward)
       compute_size_(compute_size_of(p.dtype)),
       has_c_(cell_info(p.cell).states > 1),
       projects_(p.shape.projection > 0),
-      request_(request_for(p, context, backward)),
-      plan_(plan_for(p, context, backward)),
-      arena_(p.workspace) {
+      is_fed_(is_fed),
+      arena_(arena) {
   if (!p.reserve) return;
   reserve_.gates = static_cast<char*>(p.reserve);
   reserve_.c = computed(reserve_.gates, rows_ * gates_ * hidden_);
@@ -54,23 +90,19 @@ Operand Call::bias(const ConstMatrix& column) {  // kernels read it side by side
   const int64_t n = gates_ * hidden_;
   return {column, n, 1, arena_.take(n * size_, column.data && column.row_stride != 1)};
 }
-void Call::take_input() {
-  const bool as_it_is = is_one_matrix(p_.x, p_.shape) && rows_are_readable(p_.x.row_stride, rows_, input_);
-  x_ = {matrix(p_.x), rows_, input_, arena_.take(rows_ * input_ * size_, !as_it_is)};
+RowsOperand Call::operand(const ConstRows& rows, int64_t columns) {
+  const bool as_it_is = is_one_matrix(rows, p_.shape) && rows_are_readable(rows.row_stride, rows_, columns);
+  return {rows, columns, arena_.take(rows_ * columns * size_, rows.data && !as_it_is)};
+}
+void Call::take_recurrent_weights() {
+  w_hr_ = operand(p_.w_hr, output_, hidden_);
+  if (!is_persistent() || projects_) w_hh_ = operand(p_.w_hh, gates_ * hidden_, output_);
+  recurrent_weights_ = static_cast<char*>(arena_.take(gates_ * hidden_ * hidden_ * size_, is_closed()));
 }
 void Call::take_initial_state() {
   const bool as_it_is = p_.h0.data && rows_are_readable(p_.h0.row_stride, p_.shape.batch, output_);
   h0_copy_ = arena_.take(p_.shape.batch * output_ * size_, !as_it_is);
 }
-void Call::take_offsets(bool wanted) {
-  offsets_ = static_cast<int64_t*>(
-      arena_.take((p_.shape.steps + 1) * static_cast<int64_t>(sizeof(int64_t)), wanted && p_.shape.offsets));
-}
-
-void Call::take_exchange() {
-  exchange_ = static_cast<char*>(arena_.take(flag_bytes() + exchange_bytes(), plan_.regime == Regime::kWholeGpu));
-}
-
 void Call::gemm(const char* where, bool compute_c, int64_t m, int64_t n, int64_t k, const ConstMatrix& a,
                 const ConstMatrix& b, const Matrix& c, bool accumulate) {
   if (!result_.ok()) return;
@@ -85,9 +117,6 @@ void Call::gemm(const char* where, bool compute_c, int64_t m, int64_t n, int64_t
                accumulate ? 1. : 0.};
   if (const int code = context_.blas.gemm(context_.blas.context, g)) result_ = {Status::kBlasFailed, code, where};
 }
-void Call::clear(void* p, int64_t bytes) {
-  if (result_.ok()) result_ = clear_memory(p, static_cast<size_t>(bytes), context_.stream);
-}
 
 ConstMatrix Call::readable(const Operand& m) {
   if (!m.copy) return m.source;
@@ -99,11 +128,11 @@ ConstMatrix Call::readable(const Operand& m) {
                                    {m.copy, 0, m.columns}});
   return {m.copy, m.columns, 1};
 }
-ConstMatrix Call::readable_input() {
-  if (!x_.copy) return x_.source;
+ConstMatrix Call::readable(const RowsOperand& m) {
+  if (!m.copy) return matrix(m.source);
   const int64_t batch = p_.shape.offsets ? rows_ : p_.shape.batch;
-  run(kernels_.copy_rows, CopyRows{rows_, input_, batch, p_.x, 1, {x_.copy, batch * input_, input_}});
-  return {x_.copy, input_, 1};
+  run(kernels_.copy_rows, CopyRows{rows_, m.columns, batch, m.source, 1, {m.copy, batch * m.columns, m.columns}});
+  return {m.copy, m.columns, 1};
 }
 ConstRows Call::readable_initial_state() {
   if (!h0_copy_) return p_.h0;
@@ -111,34 +140,11 @@ ConstRows Call::readable_initial_state() {
   run(kernels_.copy_rows, CopyRows{n, output_, n, p_.h0, 1, {h0_copy_, 0, output_}});
   return {h0_copy_, 0, output_};
 }
-void Call::upload_offsets_if_packed() {
-  for (int64_t i = 0; offsets_ && i <= p_.shape.steps; i += UploadOffsets::kPiece) {
-    UploadOffsets piece{};
-    piece.to = offsets_ + i;
-    piece.count = static_cast<int>(std::min<int64_t>(UploadOffsets::kPiece, p_.shape.steps + 1 - i));
-    std::copy_n(p_.shape.offsets + i, piece.count, piece.values);
-    run(upload_offsets, piece);
-  }
-}
 
-PersistentCall Call::persistent_call(const ConstMatrix& w_hh) {
-  upload_offsets_if_packed();
-  if (exchange_) clear(exchange_, flag_bytes() + exchange_bytes());
-  PersistentCall c{};
-  c.cell = p_.cell;
-  c.plan = plan_;
-  c.steps = static_cast<int>(p_.shape.steps);
-  c.batch = static_cast<int>(p_.shape.batch);
-  c.hidden = static_cast<int>(hidden_);
-  c.reverse = p_.shape.reverse;
-  c.offsets = offsets_;
-  c.w_hh = w_hh;
-  c.c0 = has_c_ ? p_.c0 : ConstRows{};
-  c.gate_width = static_cast<int>(exchange_gate_width(request_));
-  c.exchange_width = static_cast<int>(exchange_width(request_));
-  c.flags = reinterpret_cast<uint32_t*>(exchange_);
-  c.exchange = exchange_ ? exchange_ + flag_bytes() : nullptr;
-  return c;
+void Call::multiply_recurrent_weights() {
+  w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
+  gemm("w_hh w_hr", false, gates_ * hidden_, hidden_, output_, w_hh_.source, w_hr_.source,
+       {recurrent_weights_, hidden_, 1});
 }
 
 }  // namespace lstmfast::cuda

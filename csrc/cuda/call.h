@@ -1,6 +1,8 @@
 // What forward and backward have in common: the call's sizes, and ways to put work on its stream. The first error
 // stays, and nothing is put on the stream after it.
 #pragma once
+#include <optional>
+
 #include "../core/cell_info.h"
 #include "arena.h"
 #include "persistent.h"
@@ -22,22 +24,62 @@ struct Operand {
   void* copy = nullptr;
 };
 
+// The same for the rows of all steps as one matrix.
+struct RowsOperand {
+  ConstRows source;
+  int64_t columns = 0;
+  void* copy = nullptr;
+};
+
 inline bool is_known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
 
-class Call {
+// What the runs of a launch share: the plan, and on the device a packed batch's offsets and the memory in which blocks
+// meet.
+class Common {
  public:
-  size_t workspace_bytes() const { return arena_.used(); }
+  Common(const ForwardParams& like, const Context& context, const Request& request, const Plan& plan, Arena& arena,
+         bool wants_offsets);
 
+  bool is_persistent() const { return plan.regime != Regime::kGeneral; }
+  const int64_t* offsets() const { return offsets_; }
+  Result prepare() const;  // fills the offsets in, and clears what blocks meet in
+  PersistentCall persistent_call() const;
+
+  const ForwardParams& like;
+  const Context& context;
+  const Request request;
+  const Plan plan;
+
+ private:
+  int64_t groups() const { return int64_t{plan.runs} * plan.tiling.groups; }
+  int64_t flag_bytes() const { return groups() * kFlagStride * static_cast<int64_t>(sizeof(uint32_t)); }
+  int64_t operand_bytes() const {  // of a group
+    return plan.tiling.tiles * 8 * exchange_width(request) * size_of(request.dtype);
+  }
+  int64_t exchange_bytes() const { return 2 * groups() * operand_bytes(); }
+  int64_t handed_bytes() const {
+    if (plan.regime != Regime::kStack) return 0;
+    return (plan.runs - 1) * like.shape.steps * plan.tiling.groups * operand_bytes();
+  }
+  int64_t meeting_bytes() const { return flag_bytes() + exchange_bytes() + handed_bytes(); }
+
+  int64_t* offsets_;
+  char* exchange_;  // flags, the operands in exchange, and what a stack's layers hand on
+};
+
+// One run: a layer in one direction.
+class Call {
  protected:
-  Call(const ForwardParams& p, const Context& context, bool backward);
+  Call(const ForwardParams& p, const Common& common, Arena& arena, bool is_fed);
 
   // ---- the layout of the workspace
   Operand operand(const ConstMatrix& m, int64_t rows, int64_t columns);
   Operand bias(const ConstMatrix& column);
-  void take_input();
+  RowsOperand operand(const ConstRows& rows, int64_t columns);
   void take_initial_state();
-  void take_offsets(bool wanted);
-  void take_exchange();
+
+  // W_hh as the recurrence needs it, and W_hr.
+  void take_recurrent_weights();
 
   // ---- work on the stream
   template <class Args>
@@ -46,18 +88,16 @@ class Call {
   }
   void gemm(const char* where, bool compute_c, int64_t m, int64_t n, int64_t k, const ConstMatrix& a,
             const ConstMatrix& b, const Matrix& c, bool accumulate = false);
-  void clear(void* p, int64_t bytes);
   ConstMatrix readable(const Operand& m);
-  ConstMatrix readable_input();        // [R, I]
-  ConstRows readable_initial_state();  // [N, O], never null
-  void upload_offsets_if_packed();
-  PersistentCall persistent_call(const ConstMatrix& w_hh);  // clears what blocks meet in
+  ConstMatrix readable(const RowsOperand& m);  // [R, columns]
+  ConstRows readable_initial_state();          // [N, O], never null
+  void multiply_recurrent_weights();
 
-  bool is_persistent() const { return plan_.regime != Regime::kGeneral; }
-  int64_t flag_bytes() const { return plan_.tiling.groups * kFlagStride * static_cast<int64_t>(sizeof(uint32_t)); }
-  int64_t exchange_bytes() const {
-    return 2 * plan_.tiling.groups * plan_.tiling.tiles * 8 * exchange_width(request_) * size_;
-  }
+  bool is_persistent() const { return common_.is_persistent(); }
+  // A projection is linear: W_hh h = (W_hh W_hr) m, where m is the cell's output. So the persistent kernels run the
+  // recurrence of m as they run that of any h, with one exchange per step; h, and what is known of its gradient, are
+  // products over all rows.
+  bool is_closed() const { return projects_ && is_persistent(); }
 
   // ---- places
   template <class T>
@@ -77,23 +117,57 @@ class Call {
   static Matrix matrix(const Rows& rows) { return {rows.data, rows.row_stride, 1}; }
   static ConstMatrix matrix(const ConstRows& rows) { return {rows.data, rows.row_stride, 1}; }
   static ConstRows readonly(const Rows& rows) { return {rows.data, rows.step_stride, rows.row_stride}; }
+  ConstMatrix recurrent_weights() const {  // of the persistent kernels
+    return is_closed() ? ConstMatrix{recurrent_weights_, hidden_, 1} : p_.w_hh;
+  }
   static ConstMatrix transposed(const ConstMatrix& m) { return {m.data, m.col_stride, m.row_stride}; }
 
   const ForwardParams& p_;
+  const Common& common_;
   const Context& context_;
   const StepKernels& kernels_;
   const Steps steps_;
   const int64_t gates_, input_, hidden_, output_, rows_, size_, compute_size_;
   const bool has_c_, projects_;
-  const Request request_;
-  const Plan plan_;
-  Arena arena_;
+  const bool is_fed_;  // in a stack: another layer hands on what is the input, or the gradient of the output
+  Arena& arena_;
   Reserve reserve_;
-  Operand x_;
+  char* recurrent_weights_ = nullptr;  // T [G*H, H]: W_hh W_hr, where the recurrence is closed
+  Operand w_hh_, w_hr_;
   void* h0_copy_ = nullptr;
-  int64_t* offsets_ = nullptr;
-  char* exchange_ = nullptr;  // flags, then the operands in exchange
   Result result_;
 };
+
+// Goes through the runs of a call, as many side by side as the plan puts into a launch. A Run has begin(), what it does
+// before the recurrence; recur(), the recurrence by the general path, or, for the persistent kernels, a static launch()
+// of several; and end(). With `bytes`, nothing is done, and they become the size of the workspace: runs that come one
+// after the other have the same.
+template <class Run>
+Result for_runs(const RunsOf<typename Run::Params>& runs, const Context& context, size_t* bytes = nullptr) {
+  const auto& like = runs.at[0];
+  if (!is_known(like)) return {Status::kUnknownCell, 0, Run::kName};
+  if (like.shape.rows == 0) return {};
+  const Request request = request_for(like, runs.count, runs.stacked, context, Run::kBackward);
+  const Plan plan = plan_for(like, runs.count, runs.stacked, context, Run::kBackward);
+  if (runs.stacked && plan.regime != Regime::kStack) return {Status::kTooLarge, 0, "a stack that does not fit"};
+  for (int first = 0; first < runs.count; first += plan.runs) {
+    Arena arena(like.workspace);
+    const Common common(runs.at[first], context, request, plan, arena, Run::wants_offsets(runs.at[first]));
+    std::optional<Run> run[kMostRuns];
+    // A stack's layers in the order in which they hand on.
+    const auto at = [&](int i) { return runs.stacked && Run::kBackward ? runs.count - 1 - i : first + i; };
+    for (int i = 0; i < plan.runs; i++) run[i].emplace(runs.at[at(i)], common, arena, runs.stacked && i > 0);
+    if (bytes) {
+      *bytes = std::max(*bytes, arena.used());
+      continue;
+    }
+    Result result = common.prepare();
+    for (int i = 0; i < plan.runs && result.ok(); i++) result = run[i]->begin();
+    if (result.ok()) result = common.is_persistent() ? Run::launch(common, run, runs) : run[0]->recur();
+    for (int i = 0; i < plan.runs && result.ok(); i++) result = run[i]->end();
+    if (!result.ok()) return result;
+  }
+  return {};
+}
 
 }  // namespace lstmfast::cuda

@@ -8,6 +8,8 @@
 //   release(s)          every thread of the block calls it when the block's part of the operand of step s has been put
 //   acquire(s)          begins to get the operand of step s
 //   arrive(s, j)        for j = 0, 1, ...: after it, tile(s, j) holds tile j, until arrive(s, j + 2)
+//   kStacked            whether a part of the operand comes from the run beside; hand_on(s, n, col, x) then sets an
+//                       element of what the next run gets at step s, before release(s + 1)
 //
 // in the order begin(), put(0), release(0), and for each step s: acquire(s), arrive(s, j), put(s + 1), release(s + 1).
 #pragma once
@@ -19,6 +21,7 @@ namespace lstmfast::cuda {
 // The operand of two steps, in this block's shared memory.
 template <class T>
 struct InShared {
+  static constexpr bool kStacked = false;
   unsigned char* shared;
   int step_bytes, pitch;
 
@@ -84,8 +87,9 @@ struct InCluster : InShared<T> {
 // the group's operand.
 template <class T>
 struct ThroughL2 {
+  static constexpr bool kStacked = false;
   unsigned char* shared;
-  unsigned char* global;  // [2][groups][sequences][row_bytes]
+  unsigned char* global;  // [2][runs][groups][sequences][row_bytes]
   uint32_t* flag;
   int64_t buffer_bytes;
   int pitch, row_bytes, tiles;
@@ -98,7 +102,7 @@ struct ThroughL2 {
         tiles(p.plan.tiling.tiles),
         blocks(static_cast<uint32_t>(p.plan.tiling.group_blocks)) {
     const int64_t group = dev::block_index() / blocks, bytes = static_cast<int64_t>(tiles) * 8 * row_bytes;
-    buffer_bytes = p.plan.tiling.groups * bytes;
+    buffer_bytes = static_cast<int64_t>(p.plan.runs) * p.plan.tiling.groups * bytes;
     global = static_cast<unsigned char*>(p.exchange) + group * bytes;
     flag = p.flags + group * kFlagStride;
   }
@@ -117,11 +121,13 @@ struct ThroughL2 {
     fetch(s, 0);
   }
   LF_DEVICE void fetch(int s, int j) const {
-    const unsigned char* from = row(s, j * 8);
+    copy_tile(tile(s, j), row(s, j * 8));
+    dev::commit_copies();
+  }
+  LF_DEVICE void copy_tile(unsigned char* to, const unsigned char* from) const {
     const int threads = static_cast<int>(dev::thread_count());
     for (int at = static_cast<int>(dev::thread_index()) * 16; at < 8 * row_bytes; at += threads * 16)
-      dev::copy_async16(tile(s, j) + at / row_bytes * pitch + at % row_bytes, from + at);
-    dev::commit_copies();
+      dev::copy_async16(to + at / row_bytes * pitch + at % row_bytes, from + at);
   }
   // The barrier shows every thread's copies to all, and that the tile before is no longer read.
   LF_DEVICE void arrive(int s, int j) const {
@@ -133,6 +139,53 @@ struct ThroughL2 {
   LF_DEVICE void release(int) const {
     dev::sync_block();
     if (dev::thread_index() == 0) dev::add_release(flag, 1);
+  }
+};
+
+// The same in a stack, where the operand has a second part: what the run beside has handed on at this step. Every step
+// has its own place for that, so that a layer never waits for the one that reads from it. Barriers per step: as above;
+// of a flag, one more that is waited for. Traffic: twice the operand.
+template <class T>
+struct ThroughStack : ThroughL2<T> {
+  static constexpr bool kStacked = true;
+  unsigned char *from, *to;  // [steps][groups][sequences][row_bytes] of this group; null at the ends of the stack
+  const uint32_t* source;    // the flag of the group that hands on
+  int64_t step_bytes;
+  int steps, own;  // bytes before the group's own part in a row of shared memory
+
+  LF_DEVICE ThroughStack(const PersistentCall& p, unsigned char* memory)
+      : ThroughL2<T>(p, memory), steps(p.steps), own(p.plan.tiling.own_slice * p.plan.tiling.depth_tiles * 32) {
+    const int group = static_cast<int>(dev::block_index() / this->blocks), run = group / p.plan.tiling.groups;
+    const int64_t bytes = static_cast<int64_t>(this->tiles) * 8 * this->row_bytes;
+    step_bytes = p.plan.tiling.groups * bytes;
+    to = static_cast<unsigned char*>(p.handed) + run * steps * step_bytes + group % p.plan.tiling.groups * bytes;
+    from = run > 0 ? to - steps * step_bytes : nullptr;
+    if (run + 1 == p.plan.runs) to = nullptr;
+    source = this->flag - p.plan.tiling.groups * kFlagStride;
+  }
+
+  LF_DEVICE void hand_on(int s, int n, int col, T x) const {
+    if (to) reinterpret_cast<T*>(to + s * step_bytes + static_cast<int64_t>(n) * this->row_bytes)[col] = x;
+  }
+  // Its step s has been handed on when it has released step s + 1.
+  LF_DEVICE void acquire(int s) const {
+    if (dev::thread_index() == 0) {
+      if (from && s < steps) dev::wait_acquire(source, static_cast<uint32_t>(s + 2) * this->blocks);
+      dev::wait_acquire(this->flag, static_cast<uint32_t>(s + 1) * this->blocks);
+    }
+    dev::sync_block();
+    fetch(s, 0);
+  }
+  LF_DEVICE void fetch(int s, int j) const {
+    if (from && s < steps)
+      this->copy_tile(this->tile(s, j), from + s * step_bytes + static_cast<int64_t>(j) * 8 * this->row_bytes);
+    this->copy_tile(this->tile(s, j) + own, this->row(s, j * 8));
+    dev::commit_copies();
+  }
+  LF_DEVICE void arrive(int s, int j) const {
+    dev::wait_copies<0>();
+    dev::sync_block();
+    if (j + 1 < this->tiles) fetch(s, j + 1);
   }
 };
 

@@ -1,5 +1,5 @@
 // Forward: x W_ih' over all rows, then for each step h W_hh' on top of its rows and a pointwise kernel; with a
-// projection, W_hr after it.
+// projection, W_hr after it. Or the persistent kernel instead of the steps, with W_hr after all of them.
 #include "call.h"
 
 namespace lstmfast::cuda {
@@ -7,62 +7,105 @@ namespace {
 
 class Forward : public Call {
  public:
-  Forward(const ForwardParams& p, const Context& context) : Call(p, context, false) {
-    take_input();
-    if (is_persistent()) {
-      take_offsets(true);
-      take_exchange();
-    } else {
-      take_initial_state();
-    }
-    w_ih_ = operand(p.w_ih, gates_ * hidden_, input_);
-    w_hh_ = is_persistent() ? Operand{p.w_hh} : operand(p.w_hh, gates_ * hidden_, output_);
-    w_hr_ = operand(p.w_hr, output_, hidden_);
+  using Params = ForwardParams;
+  static constexpr bool kBackward = false;
+  static constexpr const char* kName = "forward";
+  static bool wants_offsets(const Params&) { return false; }
+
+  Forward(const Params& p, const Common& common, Arena& arena, bool is_fed) : Call(p, common, arena, is_fed) {
+    if (!is_fed_) x_ = operand(p.x, input_);
+    if (!is_persistent() || (projects_ && p.h0.data)) take_initial_state();
+    if (!is_fed_) w_ih_ = operand(p.w_ih, gates_ * hidden_, input_);
+    take_recurrent_weights();
     b_ih_ = bias(p.b_ih);
     b_hh_ = bias(p.b_hh);
     if (p.reserve) return;
     const int64_t batch = p.shape.batch;
-    reserve_.gates = static_cast<char*>(arena_.take(rows_ * gates_ * hidden_ * compute_size_));
+    reserve_.gates = static_cast<char*>(arena_.take(rows_ * gates_ * hidden_ * compute_size_, !is_fed_));
     c_state_ = static_cast<char*>(arena_.take(batch * hidden_ * compute_size_, has_c_ && !is_persistent()));
-    cell_out_ = static_cast<char*>(arena_.take(batch * hidden_ * size_, projects_));
+    cell_out_ = static_cast<char*>(arena_.take((is_persistent() ? rows_ : batch) * hidden_ * size_, projects_));
   }
 
-  Result run_call() {
-    gemm("x w_ih", true, rows_, gates_ * hidden_, input_, readable_input(), transposed(readable(w_ih_)),
-         {reserve_.gates, gates_ * hidden_, 1});
+  Result begin() {
+    if (!is_fed_)
+      gemm("x w_ih", true, rows_, gates_ * hidden_, input_, readable(x_), transposed(readable(w_ih_)),
+           {reserve_.gates, gates_ * hidden_, 1});
     biases_[0] = readable(b_ih_).data;
     biases_[1] = readable(b_hh_).data;
-    if (is_persistent()) return run_persistent();
+    if (is_closed()) {
+      multiply_recurrent_weights();
+      if (p_.h0.data) enter_initial_state();
+    }
+    return result_;
+  }
+
+  Result recur() {
     w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
     h0_ = readable_initial_state();
     for (int64_t i = 0; i < steps_.count(); i++) take_step(steps_.at(i));
     return result_;
   }
 
- private:
-  Result run_persistent() {
+  static Result launch(const Common& common, const std::optional<Forward> (&runs)[kMostRuns], const ForwardRuns& call) {
     PersistentForward f{};
-    static_cast<PersistentCall&>(f) = persistent_call(p_.w_hh);
-    f.b_ih = biases_[0], f.b_hh = biases_[1];
-    f.gates = reserve_.gates, f.keep = p_.reserve != nullptr;
-    f.h0 = p_.h0, f.y = p_.y, f.h_n = p_.h_n;
-    if (has_c_) f.c = reserve_.c, f.c_n = p_.c_n;
-    const auto* unit = persistent_forward(p_.dtype, plan_.multiplier);
-    run(unit->launch, f);
+    static_cast<PersistentCall&>(f) = common.persistent_call();
+    f.keep = common.like.reserve != nullptr;
+    f.scale = static_cast<float>(call.scale);
+    for (int i = 0; i < common.plan.runs; i++) {
+      f.runs[i] = runs[i]->persistent_run();
+      if (call.kept && i + 1 < call.count) f.runs[i].kept = call.kept + i * runs[i]->rows_ * runs[i]->hidden_;
+    }
+    return persistent_forward(common.like.dtype, common.plan.multiplier)->launch(f, common.context.stream);
+  }
+
+  Result end() {
+    if (is_closed()) project_all();
     return result_;
+  }
+
+ private:
+  // Before its first step a sequence has no output of the cell, but h0.
+  void enter_initial_state() {
+    const ConstRows h0 = readable_initial_state();
+    for (int64_t t = 0; t < steps_.count(); t++) recur(t, h0, steps_.started(t), steps_.active(t));
+  }
+  void project_all() {
+    if (is_one_matrix(p_.y, p_.shape))
+      project(0, rows_, p_.y);
+    else
+      for (int64_t t = 0; t < steps_.count(); t++) project(steps_.first_row(t), steps_.active(t), step(p_.y, t));
+    for (int64_t t = 0; t < steps_.count(); t++) keep_final_state(t);
+  }
+
+  PersistentForward::Run persistent_run() const {
+    PersistentForward::Run r{};
+    r.reverse = p_.shape.reverse;
+    r.w_hh = recurrent_weights();
+    if (is_fed_) r.w_beside = p_.w_ih;
+    r.b_ih = biases_[0], r.b_hh = biases_[1];
+    r.gates = reserve_.gates;
+    if (is_closed())
+      r.y = cell_output(0), r.y.step_stride = p_.shape.batch * hidden_;
+    else
+      r.h0 = p_.h0, r.y = p_.y, r.h_n = p_.h_n;
+    if (has_c_) r.c = reserve_.c, r.c0 = p_.c0, r.c_n = p_.c_n;
+    return r;
+  }
+
+  // Adds h W_hh' to the gates of rows [first, last) of step t.
+  void recur(int64_t t, const ConstRows& h, int64_t first, int64_t last) {
+    if (first == last) return;
+    const int64_t width = gates_ * hidden_;
+    gemm("h w_hh", true, last - first, width, output_, matrix(from_row(h, first)), transposed(w_hh_.source),
+         {gates_at(steps_.first_row(t) + first), width, 1}, true);
   }
 
   void take_step(int64_t t) {
     const int64_t n = steps_.active(t), started = steps_.started(t), row = steps_.first_row(t);
     const int64_t before = steps_.previous(t);
     char* gates = gates_at(row);
-    const auto recur = [&](const ConstRows& h, int64_t first, int64_t rows) {
-      if (rows == 0) return;
-      gemm("h w_hh", true, rows, gates_ * hidden_, output_, matrix(from_row(h, first)), transposed(w_hh_.source),
-           {computed(gates, first * gates_ * hidden_), gates_ * hidden_, 1}, true);
-    };
-    recur(started ? step(readonly(p_.y), before) : ConstRows{}, 0, started);
-    recur(h0_, started, n - started);
+    recur(t, started ? step(readonly(p_.y), before) : ConstRows{}, 0, started);
+    recur(t, h0_, started, n);
 
     CellForward c{};
     c.cell = p_.cell;
@@ -78,40 +121,45 @@ class Forward : public Call {
     c.h = projects_ ? cell_output(row) : step(p_.y, t);
     if (!projects_) c.h_n = p_.h_n;
     run(kernels_.cell_forward, c);
-    if (projects_) project(t, n, readonly(c.h));
+    if (!projects_) return;
+    project(row, n, step(p_.y, t));
+    keep_final_state(t);
   }
 
-  void project(int64_t t, int64_t n, const ConstRows& cell_out) {
-    const Rows y = step(p_.y, t);
-    gemm("h w_hr", false, n, output_, hidden_, matrix(cell_out), transposed(w_hr_.source), matrix(y));
-    const int64_t continued = steps_.continued(t), ended = n - continued;
+  // y of n rows, the first of which is `row` of all.
+  void project(int64_t row, int64_t n, const Rows& y) {
+    gemm("h w_hr", false, n, output_, hidden_, matrix(readonly(cell_output(row))), transposed(w_hr_.source), matrix(y));
+  }
+  void keep_final_state(int64_t t) {
+    const int64_t continued = steps_.continued(t), ended = steps_.active(t) - continued;
     if (ended && p_.h_n.data)
-      run(kernels_.copy_rows,
-          CopyRows{ended, output_, ended, from_row(readonly(y), continued), 1, from_row(p_.h_n, continued)});
+      run(kernels_.copy_rows, CopyRows{ended, output_, ended, from_row(step(readonly(p_.y), t), continued), 1,
+                                       from_row(p_.h_n, continued)});
   }
 
   char* cell_state(int64_t t) const {
     return p_.reserve ? computed(reserve_.c, steps_.first_row(t) * hidden_) : c_state_;
   }
   Rows cell_output(int64_t row) const {
-    return {p_.reserve ? offset(reserve_.cell_out, row * hidden_) : cell_out_, 0, hidden_};
+    if (p_.reserve) return {offset(reserve_.cell_out, row * hidden_), 0, hidden_};
+    return {is_persistent() ? offset(cell_out_, row * hidden_) : cell_out_, 0, hidden_};
   }
 
-  Operand w_ih_, w_hh_, w_hr_, b_ih_, b_hh_;
+  RowsOperand x_;
+  Operand w_ih_, b_ih_, b_hh_;
   const void* biases_[2] = {};
   ConstRows h0_;
   char* c_state_ = nullptr;   // C [N, H], in inference
-  char* cell_out_ = nullptr;  // T [N, H], in inference with a projection
+  char* cell_out_ = nullptr;  // T [N, H], or [R, H] for the persistent kernels, in inference with a projection
 };
 
 }  // namespace
 
-size_t forward_workspace_bytes(const ForwardParams& p, const Context& context) {
-  return is_known(p) && p.shape.rows ? Forward(p, context).workspace_bytes() : 0;
+size_t forward_workspace_bytes(const ForwardRuns& runs, const Context& context) {
+  size_t bytes = 0;
+  for_runs<Forward>(runs, context, &bytes);
+  return bytes;
 }
-Result forward(const ForwardParams& p, const Context& context) {
-  if (!is_known(p)) return {Status::kUnknownCell, 0, "forward"};
-  return p.shape.rows ? Forward(p, context).run_call() : Result{};
-}
+Result forward(const ForwardRuns& runs, const Context& context) { return for_runs<Forward>(runs, context); }
 
 }  // namespace lstmfast::cuda

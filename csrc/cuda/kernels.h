@@ -61,20 +61,41 @@ Result prepare_device();
 // reserve_width elements, is a multiple of 16 bytes, so runs can lie one behind the other.
 int64_t reserve_width(int cell, DType dtype, int64_t hidden, int64_t projection);
 
+// The runs of one call: a layer in one direction, or in both; or the layers of a stack, from the bottom up. They are
+// alike in cell, dtype, shape (but for `reverse`, and the input of a stack's first layer), and in which states and
+// gradients of states are there; the workspace is that of the first.
+//
+// In a stack (see stacks()) a layer's input is y of the one before, after dropout. So of all but the first layer x is
+// read in backward alone, and there is no dx; of all but the last there is no dy.
+template <class Params>
+struct RunsOf {
+  const Params* at;
+  int count = 1;
+  bool stacked = false;
+  const unsigned char* kept = nullptr;  // [count - 1][R, H]: what dropout keeps of y on its way up; null: all of it
+  double scale = 1;                     // by which it multiplies that
+
+  RunsOf(const Params& one) : at(&one) {}  // NOLINT(google-explicit-constructor): a run is a call
+  RunsOf(const Params* runs, int n) : at(runs), count(n) {}
+};
+using ForwardRuns = RunsOf<ForwardParams>;
+using BackwardRuns = RunsOf<BackwardParams>;
+
 // Bytes of device workspace, 256-byte aligned; data pointers count only as present or absent.
-size_t forward_workspace_bytes(const ForwardParams& p, const Context& context);
-size_t backward_workspace_bytes(const BackwardParams& p, const Context& context);
+size_t forward_workspace_bytes(const ForwardRuns& runs, const Context& context);
+size_t backward_workspace_bytes(const BackwardRuns& runs, const Context& context);
 
-Result forward(const ForwardParams& p, const Context& context);
+Result forward(const ForwardRuns& runs, const Context& context);
 // Reads the reserve and leaves it as it is: it may run any number of times after one forward.
-Result backward(const BackwardParams& p, const Context& context);
+Result backward(const BackwardRuns& runs, const Context& context);
 
-// The choices that forward() and backward() will make; describe() puts them into words.
-Plan forward_plan(const ForwardParams& p, const Context& context);
-Plan backward_plan(const BackwardParams& p, const Context& context);
-// What such a call asks of the planner, and its answer in either direction of time.
-Request request_for(const ForwardParams& p, const Context& context, bool backward);
-Plan plan_for(const ForwardParams& p, const Context& context, bool backward);
+// What a call of so many runs like this one asks of the planner, and the choice that forward() or backward() will make;
+// describe() puts it into words.
+Request request_for(const ForwardParams& like, int runs, bool stacked, const Context& context, bool backward);
+Plan plan_for(const ForwardParams& like, int runs, bool stacked, const Context& context, bool backward);
+// Whether so many layers like this one go through one launch; otherwise they are calls one after the other. Forward and
+// backward decide each for itself.
+bool stacks(const ForwardParams& like, int64_t layers, const Context& context, bool backward);
 // The cells that have persistent kernels: the first of AllCells, without those that exist for tests alone.
 constexpr int kPersistentCells = 3;
 

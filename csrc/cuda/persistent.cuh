@@ -1,6 +1,12 @@
 // The persistent kernels: one launch runs the recurrence of a whole sequence. Every block holds its part of W_hh in
 // registers and goes through the steps; per step and block, one product, the cell, one exchange (exchange.cuh).
 //
+// A launch goes through several runs, the blocks of one after those of the other: both directions of a layer, which
+// share nothing, or the layers of a stack. There layer l is at step t while the next one is at step t - 1: its blocks
+// hold W_ih too, and its operand has two parts, what the layer beside handed on (h after dropout going forward, gate
+// gradients going backward) and the group's own. Either part has slices of its own, so that backward can apply dropout
+// to the sums of the first.
+//
 // Geometry: a group of blocks has all of W_hh and owns `tiles` x 8 sequences; block r of a group owns unit_warps x
 // warp_units hidden units. `slices` warps share units and split the depth of the product; their sums meet in shared
 // memory, and tile j is then finished by slice j % slices. With one slice the sums never leave the registers.
@@ -28,11 +34,14 @@ struct Place {
     slice = warp % t.slices, unit_warp = warp / t.slices;
     const int block = static_cast<int>(dev::block_index());
     unit = (block % t.group_blocks * t.unit_warps + unit_warp) * t.warp_units + g;
-    first = block / t.group_blocks * t.tiles * kTileSequences;
+    first = block / t.group_blocks % t.groups * t.tiles * kTileSequences;
   }
   // Sequence e of the thread's two in tile j, within the group.
   LF_DEVICE int local(int j, int e) const { return j * kTileSequences + q * 2 + e; }
 };
+
+// Which of the launch's runs this block works on.
+LF_DEVICE int run_index(const Tiling& t) { return static_cast<int>(dev::block_index()) / t.blocks(); }
 
 // The steps as the device sees them: a step's sequences are the first `active`, its rows begin at `row`. A step that
 // does not exist has none.
@@ -51,34 +60,37 @@ LF_DEVICE auto* row_at(const RowsOf<P>& rows, const PersistentCall& p, const Dev
          (p.offsets ? (step.row + n) * rows.row_stride : step.t * rows.step_stride + n * rows.row_stride);
 }
 
-// A block's shared memory: the operand's tiles, the sums of slices, the cell's private state. Before the first step
-// weights pass through it.
+// A block's shared memory: the operand's tiles, the sums of slices, the cell's private state, and in forward the
+// biases. Before the first step weights pass through it.
 template <class S, int values>
 struct SharedMemory {
   unsigned char* operand;
-  float *sums, *state;
+  float *sums, *state, *biases;
 
   LF_DEVICE SharedMemory(const Tiling& t, int operand_rows) {
     operand = dev::shared_memory();
     sums = reinterpret_cast<float*>(operand + operand_rows * t.pitch);
     state = sums + (t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32 : 0);
+    biases = state + t.tiles * t.unit_warps * values * 32;
   }
   // Value i of the state that this thread keeps for tile j: a place that no other thread touches.
   LF_DEVICE float& own(const Place& at, int j, int i) const {
     return state[((j * at.t.unit_warps + at.unit_warp) * values + i) * 32 + at.lane];
+  }
+  // Of the thread's row in a half of the warp's tile: registers are short.
+  LF_DEVICE float& bias(const Place& at, int half) const {
+    return biases[(at.unit_warp * S::kHalves + half) * 8 + at.g];
   }
   LF_DEVICE void store(const Place& at, int j, const Sums<S>& x) const {
 #pragma unroll
     for (int i = 0; i < S::kRowTiles * 4; i++) slot(at, j, at.slice)[i * 32] = x.at[i / 4][i % 4];
   }
   // The slices' sums, added up in their order.
-  LF_DEVICE Sums<S> total(const Place& at, int j) const {
-    Sums<S> x{};
+  LF_DEVICE void add_slices(Sums<S>& x, const Place& at, int j, int first, int last) const {
 #pragma unroll 1
-    for (int slice = 0; slice < at.t.slices; slice++)
+    for (int slice = first; slice < last; slice++)
 #pragma unroll
       for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] += slot(at, j, slice)[i * 32];
-    return x;
   }
   LF_DEVICE float* slot(const Place& at, int j, int slice) const {
     return sums + ((j * at.t.unit_warps + at.unit_warp) * at.t.slices + slice) * S::kRowTiles * 4 * 32 + at.lane;
@@ -97,7 +109,8 @@ LF_DEVICE T weight_at(const ConstMatrix& w, int r, int c) {
 }
 
 // One step's product. `load(j)` starts to read what tile j's cell needs: before the product and, for the first tile,
-// before the exchange. `finish(j, loaded, sums)` is the cell.
+// before the exchange. `finish(j, loaded, sums)` is the cell. In a stack, loaded.pass(sums) applies dropout to what the
+// layer beside has handed on.
 template <class Multiplier, class S, class Shared, class Exchange, class Load, class Finish>
 LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, const Shared& shared,
                                 const Exchange& exchange, int s, const Load& load, const Finish& finish) {
@@ -120,90 +133,134 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
 #pragma unroll 1
   for (int j = at.slice; j < at.t.tiles; j += at.t.slices) {
     if (j != at.slice) loaded = load(j);
-    finish(j, loaded, alone ? multiply(j) : shared.total(at, j));
+    if constexpr (Exchange::kStacked) {
+      Sums<S> sums{};
+      shared.add_slices(sums, at, j, 0, at.t.own_slice);
+      loaded.pass(sums);
+      shared.add_slices(sums, at, j, at.t.own_slice, at.t.slices);
+      finish(j, loaded, sums);
+    } else if (alone) {
+      finish(j, loaded, multiply(j));
+    } else {
+      Sums<S> sums{};
+      shared.add_slices(sums, at, j, 0, at.t.slices);
+      finish(j, loaded, sums);
+    }
   }
 }
 
-template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
-struct PersistentForwardKernel {
+// What both kernels stand on: this block's run, its place, its memory. Threads have `groups` hidden units each.
+template <class Params, class Multiplier, class S, int groups, template <class> class ExchangePolicy>
+struct PersistentKernel {
   using T = typename Multiplier::Element;
-  static constexpr int kGates = Cell::kGates, kGroups = S::kHalves / kGates;
-  static_assert(kGroups * kGates == S::kHalves, "a warp's rows are all gates of its units");
+  static constexpr int kGroups = groups;
 
-  struct Pre {
-    float at[kGroups][2][kGates];
-  };
-
-  const PersistentForward& p;
+  const Params& p;
+  const typename Params::Run& r;
   const Place at;
   const SharedMemory<S, kGroups * 2> shared;
   const ExchangePolicy<T> exchange;
-  float bias[kGroups][kGates];
 
-  LF_DEVICE explicit PersistentForwardKernel(const PersistentForward& params)
+  LF_DEVICE explicit PersistentKernel(const Params& params)
       : p(params),
+        r(p.runs[run_index(p.plan.tiling)]),
         at(p.plan.tiling),
         shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
         exchange(p, shared.operand) {}
 
   LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
-
-  LF_DEVICE void run() {
+  // The weights of the warp's rows and slice; weight(half, unit, depth) is the element of one row: that of a hidden
+  // unit in the first group of eight.
+  template <bool transposed, class F>
+  LF_DEVICE Weights<S> take_weights(const F& weight) const {
     Weights<S> weights;
     const int depth0 = at.slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T))), first = at.unit - at.g;
-    load_weights<Multiplier, false>(
-        weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane, [&](int half, int g, int depth) {
-          const int u = first + half / kGates * 8 + g, col = depth0 + depth;
-          return u < p.hidden && col < p.hidden ? weight_at<T>(p.w_hh, half % kGates * p.hidden + u, col) : T{};
-        });
+    load_weights<Multiplier, transposed>(
+        weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane,
+        [&](int half, int g, int depth) { return weight(half, first + g, depth0 + depth); });
     dev::sync_block();  // the weights have left shared memory
+    return weights;
+  }
+  // The matrix that element `col` of the operand multiplies, and where in it.
+  static LF_DEVICE const ConstMatrix& weights_of(const typename Params::Run& r, const Tiling& t, int& col) {
+    if constexpr (ExchangePolicy<T>::kStacked) {
+      const int own = t.own_slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T)));
+      if (col < own) return r.w_beside;
+      col -= own;
+    }
+    return r.w_hh;
+  }
+};
+
+template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
+struct PersistentForwardKernel
+    : PersistentKernel<PersistentForward, Multiplier, S, S::kHalves / Cell::kGates, ExchangePolicy> {
+  using Base = PersistentKernel<PersistentForward, Multiplier, S, S::kHalves / Cell::kGates, ExchangePolicy>;
+  using Base::p, Base::r, Base::at, Base::shared, Base::exchange, Base::unit, Base::kGroups;
+  using typename Base::T;
+  static constexpr int kGates = Cell::kGates;
+  static_assert(kGroups * kGates == S::kHalves, "a warp's rows are all gates of its units");
+
+  struct Pre {
+    float at[kGroups][2][kGates];
+    LF_DEVICE void pass(Sums<S>&) const {}  // dropout was applied before the product
+  };
+  static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
+
+  using Base::Base;
+
+  LF_DEVICE void run() {
+    const Weights<S> weights = Base::template take_weights<false>([&](int half, int first, int col) {
+      const int u = first + half / kGates * 8;
+      const ConstMatrix& w = Base::weights_of(r, at.t, col);
+      return u < p.hidden && col < p.hidden && w.data ? weight_at<T>(w, half % kGates * p.hidden + u, col) : T{};
+    });
     start();
-    DeviceStep step = device_step(p, p.reverse ? p.steps - 1 : 0);
 #pragma unroll 1
     for (int s = 0; s < p.steps; s++) {
-      const DeviceStep next = device_step(p, p.reverse ? step.t - 1 : step.t + 1);
+      // Looked up anew, not carried over: registers are short.
+      const DeviceStep step = device_step(p, r.reverse ? p.steps - 1 - s : s);
+      const int go_on = device_step(p, r.reverse ? step.t - 1 : step.t + 1).active;
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, j); },
-          [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, next, j, pre, sums); });
+          [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, go_on, j, pre, sums); });
       exchange.release(s + 1);
-      step = next;
     }
   }
 
   // Biases, the initial state, and h0 as the operand of the first step.
-  LF_DEVICE void start() {
+  LF_DEVICE void start() const {
+    if (at.slice == 0 && at.q == 0)
 #pragma unroll
-    for (int group = 0; group < kGroups; group++)
-#pragma unroll
-      for (int gate = 0; gate < kGates; gate++) {
-        const int r = gate * p.hidden + unit(group);
-        bias[group][gate] = 0;
-        if (unit(group) >= p.hidden) continue;
-        if (p.b_ih) bias[group][gate] += converted<float>(static_cast<const T*>(p.b_ih)[r]);
-        if (p.b_hh) bias[group][gate] += converted<float>(static_cast<const T*>(p.b_hh)[r]);
+      for (int half = 0; half < S::kHalves; half++) {
+        const int u = unit(half / kGates), row = half % kGates * p.hidden + u;
+        float bias = 0;
+        if (r.b_ih && u < p.hidden) bias += converted<float>(static_cast<const T*>(r.b_ih)[row]);
+        if (r.b_hh && u < p.hidden) bias += converted<float>(static_cast<const T*>(r.b_hh)[row]);
+        shared.bias(at, half) = bias;
       }
     if constexpr (Cell::kStates > 1)
       for (int j = at.slice; j < at.t.tiles; j += at.t.slices)
 #pragma unroll
         for (int i = 0; i < kGroups * 2; i++) {
           const int n = at.first + at.local(j, i % 2), u = unit(i / 2);
-          const bool given = p.c0.data && n < p.batch && u < p.hidden;
-          shared.own(at, j, i) = given ? converted<float>(row<T>(p.c0, n)[u]) : 0.f;
+          const bool given = r.c0.data && n < p.batch && u < p.hidden;
+          shared.own(at, j, i) = given ? converted<float>(row<T>(r.c0, n)[u]) : 0.f;
         }
     shared.clear_operand();
     dev::sync_block();
     exchange.begin();
-    for (int j = at.slice; p.h0.data && j < at.t.tiles; j += at.t.slices)
+    for (int j = at.slice; r.h0.data && j < at.t.tiles; j += at.t.slices)
 #pragma unroll
       for (int i = 0; i < kGroups * 2; i++) {
         const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
-        if (n < p.batch && u < p.hidden) exchange.put(0, local, u, Multiplier::rounded(row<T>(p.h0, n)[u]));
+        if (n < p.batch && u < p.hidden) exchange.put(0, local, u, Multiplier::rounded(row<T>(r.h0, n)[u]));
       }
     exchange.release(0);
   }
 
   LF_DEVICE float* gates(const DeviceStep& step, int n) const {
-    return static_cast<float*>(p.gates) + (step.row + n) * kGates * p.hidden + at.unit;
+    return static_cast<float*>(r.gates) + (step.row + n) * kGates * p.hidden + at.unit;
   }
 
   LF_DEVICE Pre load(const DeviceStep& step, int j) const {
@@ -212,6 +269,8 @@ struct PersistentForwardKernel {
     for (int e = 0; e < 2; e++) {
       const int n = at.first + at.local(j, e);
       if (j >= at.t.tiles || n >= step.active) continue;
+      if constexpr (kStacked)
+        if (r.w_beside.data) continue;  // they come out of the product
       const float* from = gates(step, n);
 #pragma unroll
       for (int group = 0; group < kGroups; group++)
@@ -222,8 +281,8 @@ struct PersistentForwardKernel {
     return pre;
   }
 
-  LF_DEVICE void finish(int s, const DeviceStep& step, const DeviceStep& next, int j, const Pre& pre,
-                        const Sums<S>& sums) const {
+  // The first `go_on` sequences have a step after this one.
+  LF_DEVICE void finish(int s, const DeviceStep& step, int go_on, int j, const Pre& pre, const Sums<S>& sums) const {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int local = at.local(j, e), n = at.first + local;
@@ -239,15 +298,21 @@ struct PersistentForwardKernel {
         float x[kGates], in[Cell::kStates], out[Cell::kStates], keep[Cell::kSaved];
 #pragma unroll
         for (int gate = 0; gate < kGates; gate++)
-          x[gate] = sums.of(group * kGates + gate, e) + (pre.at[group][e][gate] + bias[group][gate]);
+          x[gate] =
+              sums.of(group * kGates + gate, e) + (pre.at[group][e][gate] + shared.bias(at, group * kGates + gate));
         in[0] = 0;  // h enters through the product alone
         if constexpr (Cell::kStates > 1) in[1] = shared.own(at, j, group * 2 + e);
         Cell::template forward<MathFor<T>>(x, in, out, keep);
         const T h = converted<T>(out[0]);
         exchange.put(s + 1, local, u, Multiplier::rounded(h));
-        row_at<T>(p.y, p, step, n)[u] = h;
-        const bool ends = n >= next.active;
-        if (ends && p.h_n.data) row<T>(p.h_n, n)[u] = h;
+        row_at<T>(r.y, p, step, n)[u] = h;
+        if constexpr (kStacked) {
+          const bool kept = !r.kept || r.kept[(step.row + n) * p.hidden + u];
+          const T up = r.kept ? converted<T>(kept ? converted<float>(h) * p.scale : 0.f) : h;
+          exchange.hand_on(s, local, u, Multiplier::rounded(up));
+        }
+        const bool ends = n >= go_on;
+        if (ends && r.h_n.data) row<T>(r.h_n, n)[u] = h;
         if (p.keep) {
           float* to = gates(step, n);
 #pragma unroll
@@ -255,8 +320,8 @@ struct PersistentForwardKernel {
         }
         if constexpr (Cell::kStates > 1) {
           shared.own(at, j, group * 2 + e) = out[1];
-          if (p.keep) static_cast<float*>(p.c)[(step.row + n) * p.hidden + u] = out[1];
-          if (ends && p.c_n.data) convert(row<T>(p.c_n, n)[u], out[1]);
+          if (p.keep) static_cast<float*>(r.c)[(step.row + n) * p.hidden + u] = out[1];
+          if (ends && r.c_n.data) convert(row<T>(r.c_n, n)[u], out[1]);
         }
       }
     }
@@ -264,49 +329,46 @@ struct PersistentForwardKernel {
 };
 
 template <class Cell, class Multiplier, class S, template <class> class ExchangePolicy>
-struct PersistentBackwardKernel {
-  using T = typename Multiplier::Element;
-  static constexpr int kGates = Cell::kGates, kGroups = S::kHalves;  // a hidden unit is one row
+struct PersistentBackwardKernel
+    : PersistentKernel<PersistentBackward, Multiplier, S, S::kHalves, ExchangePolicy> {  // a hidden unit is one row
+  using Base = PersistentKernel<PersistentBackward, Multiplier, S, S::kHalves, ExchangePolicy>;
+  using Base::p, Base::r, Base::at, Base::shared, Base::exchange, Base::unit, Base::kGroups;
+  using typename Base::T;
+  static constexpr int kGates = Cell::kGates;
+
+  static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
 
   // What the cell needs of one step, for the thread's units and sequences.
   struct Saved {
     float gates[kGroups][2][Cell::kSaved], c[kGroups][2], c_before[kGroups][2], dy[kGroups][2];
+    unsigned kept;  // in a stack: what goes on of the gradient from the layer above, a bit each
+    float scale;
+    // Selected, not multiplied: where there is no gradient from above, there may be anything.
+    LF_DEVICE void pass(Sums<S>& x) const {
+#pragma unroll
+      for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] = kept >> i & 1 ? x.at[i / 4][i % 4] * scale : 0.f;
+    }
   };
 
-  const PersistentBackward& p;
-  const Place at;
-  const SharedMemory<S, kGroups * 2> shared;
-  const ExchangePolicy<T> exchange;
-
-  LF_DEVICE explicit PersistentBackwardKernel(const PersistentBackward& params)
-      : p(params),
-        at(p.plan.tiling),
-        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
-        exchange(p, shared.operand) {}
-
-  LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
+  using Base::Base;
 
   LF_DEVICE void run() {
-    Weights<S> weights;
-    const int depth0 = at.slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T))), first = at.unit - at.g;
-    load_weights<Multiplier, true>(weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane,
-                                   [&](int half, int g, int depth) {
-                                     const int u = first + half * 8 + g, col = depth0 + depth,
-                                               gate = col / p.gate_width, from = col % p.gate_width;
-                                     const bool inside = u < p.hidden && gate < kGates && from < p.hidden;
-                                     return inside ? weight_at<T>(p.w_hh, gate * p.hidden + from, u) : T{};
-                                   });
-    dev::sync_block();  // the weights have left shared memory
+    const Weights<S> weights = Base::template take_weights<true>([&](int half, int first, int col) {
+      const ConstMatrix& w = Base::weights_of(r, at.t, col);
+      const int u = first + half * 8, gate = col / p.gate_width, from = col % p.gate_width;
+      const bool inside = u < p.hidden && gate < kGates && from < p.hidden && w.data;
+      return inside ? weight_at<T>(w, gate * p.hidden + from, u) : T{};
+    });
     shared.clear_operand();
     dev::sync_block();
     exchange.begin();
     exchange.release(0);  // zeros: the product of the first step is not used
     // Against forward's order. After the last step one more product gives the gradient of h0.
-    DeviceStep after = device_step(p, -1), step = device_step(p, p.reverse ? 0 : p.steps - 1);
-    const int products = p.steps + (p.dh0.data || p.dc0.data ? 1 : 0);
+    DeviceStep after = device_step(p, -1), step = device_step(p, r.reverse ? 0 : p.steps - 1);
+    const int products = p.steps + (r.dh0.data || r.dc0.data ? 1 : 0);
 #pragma unroll 1
     for (int s = 0; s < products; s++) {
-      const DeviceStep before = device_step(p, p.reverse ? step.t + 1 : step.t - 1);
+      const DeviceStep before = device_step(p, r.reverse ? step.t + 1 : step.t - 1);
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, before, j); },
           [&](int j, const Saved& saved, const Sums<S>& sums) { finish(s, after, step, j, saved, sums); });
@@ -317,25 +379,29 @@ struct PersistentBackwardKernel {
 
   LF_DEVICE Saved load(const DeviceStep& step, const DeviceStep& before, int j) const {
     Saved saved{};
+    if constexpr (kStacked) saved.scale = r.kept ? p.scale : 1.f;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int n = at.first + at.local(j, e);
       if (j >= at.t.tiles || n >= step.active) continue;
       const int64_t at_row = step.row + n;
-      const float* gates = static_cast<const float*>(p.gates) + at_row * kGates * p.hidden + at.unit;
+      const float* gates = static_cast<const float*>(r.gates) + at_row * kGates * p.hidden + at.unit;
 #pragma unroll
       for (int group = 0; group < kGroups; group++) {
         if (unit(group) >= p.hidden) continue;
+        if constexpr (kStacked)
+          if (r.w_beside.data && (!r.kept || r.kept[at_row * p.hidden + unit(group)]))
+            saved.kept |= 1u << (group * 2 + e);
 #pragma unroll
         for (int i = 0; i < Cell::kSaved; i++) saved.gates[group][e][i] = gates[i * p.hidden + group * 8];
-        if (p.dy.data) saved.dy[group][e] = converted<float>(row_at<T>(p.dy, p, step, n)[unit(group)]);
+        if (r.dy.data) saved.dy[group][e] = converted<float>(row_at<T>(r.dy, p, step, n)[unit(group)]);
         if constexpr (Cell::kStates > 1) {
-          const float* c = static_cast<const float*>(p.c) + unit(group);
+          const float* c = static_cast<const float*>(r.c) + unit(group);
           saved.c[group][e] = c[at_row * p.hidden];
           if (n < before.active)
             saved.c_before[group][e] = c[(before.row + n) * p.hidden];
-          else if (p.c0.data)
-            saved.c_before[group][e] = converted<float>(row<T>(p.c0, n)[unit(group)]);
+          else if (r.c0.data)
+            saved.c_before[group][e] = converted<float>(row<T>(r.c0, n)[unit(group)]);
         }
       }
     }
@@ -356,13 +422,17 @@ struct PersistentBackwardKernel {
         float dh = sums.of(group, e);
         if (n >= step.active) {
           if (goes_on) {  // the step after this one was the sequence's first
-            if (p.dh0.data) convert(row<T>(p.dh0, n)[u], dh);
+            if (r.dh0.data) convert(row<T>(r.dh0, n)[u], dh);
             if constexpr (Cell::kStates > 1)
-              if (p.dc0.data) convert(row<T>(p.dc0, n)[u], shared.own(at, j, group * 2 + e));
+              if (r.dc0.data) convert(row<T>(r.dc0, n)[u], shared.own(at, j, group * 2 + e));
           }
           continue;
         }
-        if (!goes_on) dh = p.dh_n.data ? converted<float>(row<T>(p.dh_n, n)[u]) : 0.f;
+        if (!goes_on) {
+          // In a stack the sums are then those of the layer above alone: of its own the sequence has put nothing yet.
+          const float dh_n = r.dh_n.data ? converted<float>(row<T>(r.dh_n, n)[u]) : 0.f;
+          dh = kStacked ? dh + dh_n : dh_n;
+        }
         float keep[Cell::kSaved], in[Cell::kStates], out[Cell::kStates], dout[Cell::kStates], dpre[kGates],
             din[Cell::kStates];
 #pragma unroll
@@ -372,17 +442,18 @@ struct PersistentBackwardKernel {
         if constexpr (Cell::kStates > 1) {
           in[1] = saved.c_before[group][e], out[1] = saved.c[group][e];
           dout[1] = goes_on       ? shared.own(at, j, group * 2 + e)
-                    : p.dc_n.data ? converted<float>(row<T>(p.dc_n, n)[u])
+                    : r.dc_n.data ? converted<float>(row<T>(r.dc_n, n)[u])
                                   : 0.f;
         }
         Cell::template backward<MathFor<T>>(keep, in, out, dout, dpre, din);
         if constexpr (Cell::kStates > 1) shared.own(at, j, group * 2 + e) = din[1];
-        T* dgates = static_cast<T*>(p.dgates) + (step.row + n) * kGates * p.hidden + u;
+        T* dgates = static_cast<T*>(r.dgates) + (step.row + n) * kGates * p.hidden + u;
 #pragma unroll
         for (int gate = 0; gate < kGates; gate++) {
           const T d = converted<T>(dpre[gate]);
           dgates[gate * p.hidden] = d;
           exchange.put(s + 1, local, gate * p.gate_width + u, Multiplier::rounded(d));
+          if constexpr (kStacked) exchange.hand_on(s, local, gate * p.gate_width + u, Multiplier::rounded(d));
         }
       }
     }

@@ -5,36 +5,53 @@
 
 namespace lstmfast::cuda {
 
-// What both directions of a call's time loop need.
+// A launch goes through its runs (a layer in one direction each) side by side, on blocks of their own. They are alike
+// in everything but what is in their `Run`. In a stack each run reads what the one before it in the launch hands on:
+// forward goes up the layers, backward down.
+
+// What forward's and backward's time loop need, and all runs share.
 struct PersistentCall {
   int cell;
   Plan plan;
   int steps, batch, hidden;
-  bool reverse;
   const int64_t* offsets;          // device memory [T + 1], null when padded
-  ConstMatrix w_hh;                // T [G*H, H], any strides
-  ConstRows c0;                    // T
   int gate_width, exchange_width;  // see plan.h
-  void* exchange;   // T [2][groups][tiles * 8][exchange_width], zeros, where blocks meet in global memory
-  uint32_t* flags;  // kFlagStride apart, one a group, zero at launch
+  void* exchange;   // T [2][runs][groups][tiles * 8][exchange_width], zeros, where blocks meet in global memory
+  uint32_t* flags;  // [runs][groups], kFlagStride apart, zero at launch
+  void* handed;     // a stack: T [runs - 1][steps][groups][tiles * 8][exchange_width], zeros
+  float scale;      // a stack: of what dropout keeps between layers
 };
 constexpr int64_t kFlagStride = 32;  // a counter has a cache line of its own
 
 struct PersistentForward : PersistentCall {
-  const void *b_ih, *b_hh;  // T [G*H], or null
-  void* gates;              // C [R, G*H]: pre-activations without bias in; what the cell saves out, if `c` is kept
-  void* c;                  // C [R, H], null in inference or for a cell without private state
+  struct Run {
+    bool reverse;
+    ConstMatrix w_hh;         // T [G*H, H], any strides; with a projection, W_hh W_hr, and h is the cell's output
+    const void *b_ih, *b_hh;  // T [G*H], or null
+    void* gates;              // C [R, G*H]: pre-activations without bias in; what the cell saves out, if `keep`
+    void* c;                  // C [R, H], null in inference or for a cell without private state
+    ConstRows h0, c0;         // T
+    Rows y, h_n, c_n;
+    ConstMatrix w_beside;       // a stack: T [G*H, H], W_ih, which multiplies what is handed on; null in the first run
+    const unsigned char* kept;  // a stack: [R, H], what dropout keeps of y on its way up; null: all
+  };
   bool keep;
-  ConstRows h0;
-  Rows y, h_n, c_n;
+  Run runs[kMostRuns];
 };
 
 struct PersistentBackward : PersistentCall {
-  const void* gates;  // C [R, G*H], saved
-  const void* c;      // C [R, H]
-  ConstRows dy, dh_n, dc_n;
-  void* dgates;  // T [R, G*H]
-  Rows dh0, dc0;
+  struct Run {
+    bool reverse;
+    ConstMatrix w_hh;
+    const void* gates;  // C [R, G*H], saved
+    const void* c;      // C [R, H]
+    ConstRows c0, dy, dh_n, dc_n;
+    void* dgates;  // T [R, G*H]
+    Rows dh0, dc0;
+    ConstMatrix w_beside;       // a stack: W_ih of the layer above; null in the first run, the top
+    const unsigned char* kept;  // a stack: what dropout kept of this layer's y
+  };
+  Run runs[kMostRuns];
 };
 
 // The launchers of one element type and multiplier, one direction of time.

@@ -50,6 +50,8 @@ struct PersistentInstances {
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InCluster>, Params, kThreads>);
     if (wanted(cell, registers, Regime::kWholeGpu))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughL2>, Params, kThreads>);
+    if (wanted(cell, registers, Regime::kStack))
+      f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughStack>, Params, kThreads>);
   }
 };
 
@@ -57,11 +59,11 @@ template <class Instances, class Params>
 Result launch_persistent(const Params& p, void* stream, const char* name) {
   const Tiling& t = p.plan.tiling;
   dev::Launch shape;
-  shape.blocks = static_cast<unsigned>(t.blocks());
+  shape.blocks = static_cast<unsigned>(p.plan.runs * t.blocks());
   shape.threads = static_cast<unsigned>(t.threads());
   shape.shared_bytes = static_cast<size_t>(t.shared_bytes);
   shape.cluster = p.plan.regime == Regime::kCluster ? static_cast<unsigned>(t.group_blocks) : 1;
-  shape.cooperative = p.plan.regime == Regime::kWholeGpu;
+  shape.cooperative = p.plan.regime == Regime::kWholeGpu || p.plan.regime == Regime::kStack;
   Result result{Status::kUnknownCell, 0, name};
   Instances::visit(
       [&](int cell, int registers, Regime regime) {

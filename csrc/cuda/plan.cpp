@@ -22,16 +22,18 @@ int row_tiles(const Request& r) {
   return tiles;
 }
 
-// How many groups run at once. Clusters do not fill a GPU: they lie within a part of it, and leave SMs over there.
+// How many groups run at once, of all runs. Clusters do not fill a GPU: they lie within a part of it, and leave SMs
+// over there.
 int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu) {
   return std::max<int64_t>(1, (regime == Regime::kCluster ? gpu.sm_count * 9 / 10 : gpu.sm_count) / group_blocks);
 }
 // Groups that do not wait for anything outside of them may run one after the other.
-int64_t waves(const Tiling& t, Regime regime, const GpuInfo& gpu) {
-  return ceil_div(t.groups, slots(t.group_blocks, regime, gpu));
+int64_t waves(const Tiling& t, int runs, Regime regime, const GpuInfo& gpu) {
+  return ceil_div(int64_t{runs} * t.groups, slots(t.group_blocks, regime, gpu));
 }
 
-double step_cycles(const Request& r, const Tiling& t, Regime regime, Multiplier multiplier, const GpuInfo& gpu) {
+double step_cycles(const Request& r, const Tiling& t, int runs, Regime regime, Multiplier multiplier,
+                   const GpuInfo& gpu) {
   const double warps = t.warps(), per_scheduler = std::max(1., warps / 4);
   double product;
   if (multiplier == Multiplier::kTensorCores) {
@@ -44,30 +46,47 @@ double step_cycles(const Request& r, const Tiling& t, Regime regime, Multiplier 
   const double units = static_cast<double>(t.unit_warps) * t.warp_units;
   double cycles = product + kCell + kBlockBarrier + units * t.tiles * 8 * (r.dtype == DType::kFloat32 ? .75 : .4);
   if (t.slices > 1) cycles += kBlockBarrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
-  const double operand = t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
+  const double parts = t.own_slice ? 2 : 1;
+  const double operand = parts * t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
   if (regime == Regime::kCluster) {
     constexpr double kBarrier = 400, kBytesPerCycle = 14;  // of shared memory in another SM
     cycles += kBarrier + operand / kBytesPerCycle;
   }
-  if (regime == Regime::kWholeGpu) {
+  if (regime == Regime::kWholeGpu || regime == Regime::kStack) {
     constexpr double kFlag = 1500, kL2BytesPerCycle = 48;
     cycles += kFlag + (1 + t.tiles) * kBlockBarrier + operand / kL2BytesPerCycle;
   }
-  return cycles * static_cast<double>(waves(t, regime, gpu));
+  return cycles * static_cast<double>(waves(t, runs, regime, gpu));
 }
 
-// A step of the general path: two launches, and whichever is slower, arithmetic or reading W_hh.
-double general_cycles(const Request& r, const GpuInfo& gpu) {
-  const double products = static_cast<double>(r.batch) * r.gates * r.hidden * r.hidden;
+// Of so many multiplications and additions in a large product.
+double product_cycles(const Request& r, double multiplications, const GpuInfo& gpu) {
   const double per_sm = size_of(r.dtype) == 2 ? 1200 : r.tf32 ? 600 : 100;
-  const double weights = static_cast<double>(r.gates) * r.hidden * r.hidden * size_of(r.dtype);
-  constexpr double kLaunches = 5 * kCyclesPerMicrosecond, kBytesPerCycle = 2000;
-  return kLaunches + std::max(products / (per_sm * gpu.sm_count), weights / kBytesPerCycle);
+  return multiplications / (per_sm * gpu.sm_count);
+}
+
+// A step of the general path: two launches, with a projection three, and whichever is slower, arithmetic or reading the
+// weights.
+double general_cycles(const Request& r, const GpuInfo& gpu) {
+  const double output = static_cast<double>(r.projection ? r.projection : r.hidden);
+  const double weights = output * static_cast<double>(r.hidden) * (r.gates + (r.projection ? 1 : 0));
+  const double launches = (r.projection ? 7.5 : 5) * kCyclesPerMicrosecond;
+  constexpr double kBytesPerCycle = 2000;
+  return launches + std::max(product_cycles(r, static_cast<double>(r.batch) * weights, gpu),
+                             weights * size_of(r.dtype) / kBytesPerCycle);
+}
+
+// What a persistent kernel needs before its first step: to be launched, to load the weights, and with a projection
+// their product with W_hr.
+double start_microseconds(const Request& r, const GpuInfo& gpu) {
+  constexpr double kStart = 6;
+  const double hidden = static_cast<double>(r.hidden);
+  const double product = product_cycles(r, r.gates * hidden * hidden * static_cast<double>(r.projection), gpu);
+  return kStart + product / kCyclesPerMicrosecond;
 }
 
 const char* unsuited(const Request& r, const GpuInfo& gpu) {
   if (r.dtype == DType::kFloat64) return "float64 has no persistent kernel";
-  if (r.projection) return "a projection has no persistent kernel";
   constexpr int64_t kMost = 1 << 23;  // the kernels count sequences, units and arrivals in 32 bits
   if (r.batch >= kMost || r.hidden >= kMost || r.steps >= kMost) return "the sizes are too large";
   if (gpu.major < 8) return "the GPU is older than compute capability 8.0";
@@ -93,7 +112,8 @@ int64_t exchange_width(const Request& r) { return exchange_gate_width(r) * (r.ba
 
 namespace {
 
-bool is_possible(Regime regime, int64_t blocks, const GpuInfo& gpu) {
+// `blocks` of each of `runs` groups share W_hh.
+bool is_possible(Regime regime, int64_t blocks, int runs, const GpuInfo& gpu) {
   constexpr int64_t kMostOfCluster = 8;  // what every GPU with clusters allows
   switch (regime) {
     case Regime::kOneSm:
@@ -101,16 +121,19 @@ bool is_possible(Regime regime, int64_t blocks, const GpuInfo& gpu) {
     case Regime::kCluster:
       return blocks > 1 && blocks <= kMostOfCluster && blocks <= gpu.sm_count && gpu.major >= 9;
     case Regime::kWholeGpu:
-      return blocks > 1 && blocks <= gpu.sm_count && gpu.cooperative;
+      return blocks > 1 && blocks * runs <= gpu.sm_count && gpu.cooperative;
+    case Regime::kStack:
+      return blocks * runs <= gpu.sm_count && gpu.cooperative;
     case Regime::kGeneral:
       break;
   }
   return false;
 }
 
-// Calls f with every plan that the GPU can run: registers, shared memory, and all blocks of a group at once.
+// Calls f with every plan that the GPU can run with this many runs in a launch: registers, shared memory, and all
+// blocks that wait for each other at once.
 template <class F>
-void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) {
+void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, const F& f) {
   const Multiplier multiplier = r.dtype == DType::kFloat32 && !r.tf32 ? Multiplier::kFma : Multiplier::kTensorCores;
   const int64_t depth = ceil_div(exchange_width(r) * size_of(r.dtype), 64) * 2;
   const int64_t sequence_tiles = std::max<int64_t>(1, ceil_div(r.batch, 8));
@@ -119,36 +142,48 @@ void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) 
     t.row_tiles = row_tiles(r);
     t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
     t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
-    const int64_t slices = ceil_div(depth, t.depth_tiles),
+    const int64_t part_slices = ceil_div(depth, t.depth_tiles), slices = r.stacked ? 2 * part_slices : part_slices,
                   most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma) / 32;
     const int64_t useful_warps = ceil_div(r.hidden, t.warp_units);
     for (int64_t unit_warps = 1; unit_warps * slices <= most_warps && unit_warps <= useful_warps; unit_warps++) {
+      t.own_slice = r.stacked ? static_cast<int>(part_slices) : 0;
       t.slices = static_cast<int>(slices), t.unit_warps = static_cast<int>(unit_warps);
       const int64_t blocks = ceil_div(r.hidden, unit_warps * t.warp_units);
       t.group_blocks = static_cast<int>(blocks);
       t.pitch = static_cast<int>(slices) * t.depth_tiles * 32 + 16;
-      for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu}) {
-        if (!is_possible(regime, blocks, gpu)) continue;
+      for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu, Regime::kStack}) {
+        if ((regime == Regime::kStack) != r.stacked) continue;
+        if (!is_possible(regime, blocks, runs, gpu)) continue;
         const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
-        // The operand of two steps, or two tiles of it; and for each tile the slices' sums and the cell's state.
+        // The operand of two steps, or two tiles of it; for each tile the slices' sums and the cell's state; the
+        // biases.
         const auto shared_bytes = [&](int64_t tiles) {
-          const int64_t operand_tiles = regime == Regime::kWholeGpu ? std::min<int64_t>(2, tiles) : 2 * tiles;
+          const bool through_l2 = regime == Regime::kWholeGpu || regime == Regime::kStack;
+          const int64_t operand_tiles = through_l2 ? std::min<int64_t>(2, tiles) : 2 * tiles;
           const int64_t sums = slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0;
           const int64_t state = unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
-          return std::max(operand_tiles * 8 * t.pitch + tiles * (sums + state), staging);
+          const int64_t biases = r.backward ? 0 : unit_warps * t.row_tiles * 16 * 4;
+          return std::max(operand_tiles * 8 * t.pitch + tiles * (sums + state) + biases, staging);
         };
-        int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks, regime, gpu)));
+        int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks * runs, regime, gpu)));
         // Where groups need not run at once, what does not fit comes in another wave.
-        if (regime != Regime::kWholeGpu)
+        if (regime == Regime::kOneSm || regime == Regime::kCluster)
           while (tiles > 1 && shared_bytes(tiles) > gpu.shared_per_block_optin) tiles = (tiles + 1) / 2;
         if (shared_bytes(tiles) > gpu.shared_per_block_optin) continue;
         t.tiles = static_cast<int>(tiles);
         t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
         t.shared_bytes = shared_bytes(tiles);
-        f(Plan{regime, multiplier, t, step_cycles(r, t, regime, multiplier, gpu) / kCyclesPerMicrosecond, ""});
+        const double cycles = step_cycles(r, t, runs, regime, multiplier, gpu);
+        f(Plan{regime, multiplier, t, runs, cycles / kCyclesPerMicrosecond, ""});
       }
     }
   }
+}
+
+template <class F>
+void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) {
+  for (int runs = r.stacked ? r.runs : 1; runs <= r.runs; runs++)
+    if (r.runs % runs == 0) for_each_persistent_plan(r, runs, gpu, f);
 }
 
 }  // namespace
@@ -161,13 +196,22 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
     return best;
   }
   best.reason = "no persistent kernel is expected to be faster";
-  constexpr double kStart = 6;  // to launch and to load the weights
-  double least = best.microseconds * static_cast<double>(r.steps);
-  if (candidate < 0 && least <= kStart) return best;
+  const double start = start_microseconds(r, gpu);
+  double least = best.microseconds * static_cast<double>(r.steps) * r.runs;
+  if (r.stacked) {
+    // Against layer after layer; the last layer is runs - 1 steps behind the first.
+    Request layer = r;
+    layer.stacked = false, layer.runs = 1;
+    best = make_plan(layer, gpu, candidate);
+    const double launch = best.regime == Regime::kGeneral ? 0 : start;
+    least = (launch + best.microseconds * static_cast<double>(r.steps)) * r.runs;
+  }
+  if (candidate < 0 && least <= start) return best;
   int plans = 0;
   for_each_persistent_plan(r, gpu, [&](const Plan& p) {
     plans++;
-    const double expected = kStart + p.microseconds * static_cast<double>(r.steps);
+    const auto steps = static_cast<double>(r.stacked ? r.steps + r.runs - 1 : r.steps);
+    const double expected = (start + p.microseconds * steps) * (r.runs / p.runs);
     if (candidate < 0 && expected < least) best = p, least = expected;
   });
   if (candidate < 0 || plans == 0) return best;
@@ -178,7 +222,7 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
   return best;
 }
 
-Request request_for(const ForwardParams& p, const Context& context, bool backward) {
+Request request_for(const ForwardParams& p, int runs, bool stacked, const Context& context, bool backward) {
   Request r;
   r.backward = backward;
   r.gates = cell_info(p.cell).gates;
@@ -186,18 +230,22 @@ Request request_for(const ForwardParams& p, const Context& context, bool backwar
   r.tf32 = context.allow_tf32;
   r.batch = p.shape.batch, r.hidden = p.shape.hidden, r.projection = p.shape.projection;
   r.steps = p.shape.steps;
+  r.runs = runs, r.stacked = stacked;
   return r;
 }
-Plan plan_for(const ForwardParams& p, const Context& context, bool backward) {
+Plan plan_for(const ForwardParams& p, int runs, bool stacked, const Context& context, bool backward) {
   Plan general;
   general.reason = "asked for";
   if (!context.persistent) return general;
   general.reason = "the cell has no persistent kernel";
   if (p.cell >= kPersistentCells && context.candidate < 0) return general;
-  return make_plan(request_for(p, context, backward), context.gpu, context.candidate);
+  return make_plan(request_for(p, runs, stacked, context, backward), context.gpu, context.candidate);
 }
-Plan forward_plan(const ForwardParams& p, const Context& context) { return plan_for(p, context, false); }
-Plan backward_plan(const BackwardParams& p, const Context& context) { return plan_for(p, context, true); }
+
+bool stacks(const ForwardParams& p, int64_t layers, const Context& context, bool backward) {
+  return layers > 1 && layers <= kMostRuns && !p.shape.projection && !p.shape.reverse && p.shape.rows &&
+         plan_for(p, static_cast<int>(layers), true, context, backward).regime == Regime::kStack;
+}
 
 std::string describe(const Plan& p) {
   char text[400];
@@ -208,11 +256,15 @@ std::string describe(const Plan& p) {
   }
   const Tiling& t = p.tiling;
   std::snprintf(text, sizeof text,
-                "persistent, %s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden units, "
-                "depth in %d slice%s, %lld bytes of shared memory; %s; model: %.2f us a step",
+                "persistent, %s%s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden "
+                "units, depth in %d slice%s, %lld bytes of shared memory; %s; model: %.2f us a step",
                 p.regime == Regime::kOneSm     ? "W_hh in one SM"
                 : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
+                : p.regime == Regime::kStack   ? "W_ih and W_hh across SMs, flag barriers through L2"
                                                : "W_hh across SMs, flag barrier through L2",
+                p.regime == Regime::kStack ? ", all layers in one launch, each"
+                : p.runs > 1               ? ", both directions in one launch, each"
+                                           : "",
                 t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
                 t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
                 static_cast<long long>(t.shared_bytes),

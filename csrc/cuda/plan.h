@@ -26,6 +26,7 @@ enum class Regime {
   kOneSm,     // persistent: a block holds all of W_hh and owns some sequences; blocks do not meet
   kCluster,   // persistent: the blocks of a cluster share W_hh and write into each other's shared memory (from 9.0 on)
   kWholeGpu,  // persistent: the blocks of a group share W_hh, exchange through L2 and meet at a flag every step
+  kStack,     // the same for all layers at once, as a wavefront: groups hold W_ih too, and hand on what they compute
 };
 
 // How the persistent kernels multiply.
@@ -39,6 +40,7 @@ struct Tiling {
   int row_tiles = 0;     // 16 rows each, per warp
   int depth_tiles = 0;   // per warp
   int slices = 0;        // warps that share rows
+  int own_slice = 0;     // in a stack, slices before this one multiply by what the layer beside hands on
   int unit_warps = 0;    // warps of a block side by side in hidden units
   int warp_units = 0;    // hidden units of a warp
   int group_blocks = 0;  // blocks that share W_hh
@@ -50,14 +52,18 @@ struct Tiling {
   LF_HOST_DEVICE int warps() const { return slices * unit_warps; }
   int weight_registers() const { return row_tiles * depth_tiles * 4; }
   int threads() const { return 32 * warps(); }
-  int blocks() const { return groups * group_blocks; }
+  LF_HOST_DEVICE int blocks() const { return groups * group_blocks; }  // of a run
 };
+
+// That a launch goes through side by side.
+constexpr int kMostRuns = 8;
 
 struct Plan {
   Regime regime = Regime::kGeneral;
   Multiplier multiplier = Multiplier::kTensorCores;
   Tiling tiling;            // of a persistent regime
-  double microseconds = 0;  // expected of a step, without the products over all rows; from a model, not measured
+  int runs = 1;             // that share a launch, on SMs of their own; else each has one, after the other
+  double microseconds = 0;  // expected of a launch's step, without the products over all rows; a model, not measured
   const char* reason = "";  // why not a persistent regime
 };
 
@@ -69,6 +75,8 @@ struct Request {
   bool tf32 = false;
   int64_t batch = 1, hidden = 1, projection = 0;
   int64_t steps = 100;
+  int runs = 1;  // alike: both directions of a layer, or the layers of a stack but for the input of the first
+  bool stacked = false;
 };
 
 // The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)

@@ -143,30 +143,60 @@ __global__ void __launch_bounds__(kThreads) copy_rows_kernel(CopyRows p) {
   static_cast<T*>(p.to.data)[t * p.to.step_stride + n * p.to.row_stride + col] = value;
 }
 
+// Row (t, n), and where the same sequence's row of another step is, if it has one.
+struct RowPlace {
+  int64_t t, n;
+
+  LF_DEVICE RowPlace(const AllRows& p, int64_t r) : t(r / p.batch), n(r % p.batch) {
+    if (!p.offsets) return;
+    int64_t low = 0, high = p.steps;  // offsets[low] <= r < offsets[high]
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (p.offsets[middle] <= r ? low : high) = middle;
+    }
+    t = low, n = r - p.offsets[low];
+  }
+  LF_DEVICE bool exists(const AllRows& p, int64_t step) const {
+    return step >= 0 && step < p.steps && (!p.offsets || n < p.offsets[step + 1] - p.offsets[step]);
+  }
+  LF_DEVICE int64_t row(const AllRows& p, int64_t step) const {
+    return p.offsets ? p.offsets[step] + n : step * p.batch + n;
+  }
+  template <class T>
+  LF_DEVICE const T* data(const AllRows& p, const ConstRows& rows, int64_t step) const {
+    return static_cast<const T*>(rows.data) +
+           (p.offsets ? row(p, step) * rows.row_stride : step * rows.step_stride + n * rows.row_stride);
+  }
+};
+
 // A block per row: it looks its step up once.
 template <class T>
 __global__ void __launch_bounds__(kThreads) previous_states_kernel(PreviousStates p) {
   for (int64_t r = dev::block_index(); r < p.rows; r += dev::block_count()) {
-    int64_t t = r / p.batch, n = r % p.batch;
-    if (p.offsets) {
-      int64_t low = 0, high = p.steps;  // offsets[low] <= r < offsets[high]
-      while (high - low > 1) {
-        const int64_t middle = (low + high) / 2;
-        (p.offsets[middle] <= r ? low : high) = middle;
-      }
-      t = low, n = r - p.offsets[low];
-    }
-    const int64_t before = p.reverse ? t + 1 : t - 1;
-    const bool exists =
-        before >= 0 && before < p.steps && (!p.offsets || n < p.offsets[before + 1] - p.offsets[before]);
-    const T* from = nullptr;
-    if (exists)
-      from = static_cast<const T*>(p.y.data) +
-             (p.offsets ? (p.offsets[before] + n) * p.y.row_stride : before * p.y.step_stride + n * p.y.row_stride);
-    else if (p.h0.data)
-      from = row<T>(p.h0, n);
+    const RowPlace at(p, r);
+    const int64_t before = p.reverse ? at.t + 1 : at.t - 1;
+    const T* from = at.exists(p, before) ? at.data<T>(p, p.y, before) : row<T>(p.h0, at.n);
     T* to = static_cast<T*>(p.to) + r * p.columns;
     for (int64_t col = dev::thread_index(); col < p.columns; col += kThreads) to[col] = from ? from[col] : T{};
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) output_gradients_kernel(OutputGradients p) {
+  using C = ComputeType<T>;
+  for (int64_t r = dev::block_index(); r < p.rows; r += dev::block_count()) {
+    const RowPlace at(p, r);
+    const int64_t after = p.reverse ? at.t - 1 : at.t + 1;
+    const bool goes_on = at.exists(p, after);
+    const C* product = static_cast<const C*>(p.products) + (goes_on ? at.row(p, after) * p.columns : 0);
+    const T* dh_n = row<T>(p.dh_n, at.n);
+    const T* dy = p.dy.data ? at.data<T>(p, p.dy, at.t) : nullptr;
+    T* to = static_cast<T*>(p.dh) + r * p.columns;
+    for (int64_t col = dev::thread_index(); col < p.columns; col += kThreads) {
+      C dh = goes_on ? product[col] : dh_n ? converted<C>(dh_n[col]) : C{};
+      if (dy) dh += converted<C>(dy[col]);
+      convert(to[col], dh);
+    }
   }
 }
 

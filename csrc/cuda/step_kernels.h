@@ -56,13 +56,22 @@ struct CopyRows {
   Rows to;
 };
 
-// to [R, O]: for every row (t, n) what h was before the step: y of the previous step, or h0 where there is none.
-struct PreviousStates {
+// All rows (t, n) of a run in one launch.
+struct AllRows {
   int64_t rows, columns, steps, batch;
   bool reverse;
   const int64_t* offsets;  // device memory, null when padded
+};
+// to [R, O]: for every row (t, n) what h was before the step: y of the previous step, or h0 where there is none.
+struct PreviousStates : AllRows {
   ConstRows y, h0;
   void* to;
+};
+// dh [R, O] = dy + the product of the following step's row, or dh_n where there is none: OutputGradient for all rows.
+struct OutputGradients : AllRows {
+  const void* products;  // C [R, O]
+  ConstRows dy, dh_n;    // T
+  void* dh;              // T [R, O]
 };
 
 // Sums of the columns of a matrix [rows, columns] of T, into up to two columns of T. In two launches, the first of
@@ -91,6 +100,7 @@ struct StepKernels {
   Result (*output_gradient)(const OutputGradient&, void* stream);
   Result (*copy_rows)(const CopyRows&, void* stream);
   Result (*previous_states)(const PreviousStates&, void* stream);
+  Result (*output_gradients)(const OutputGradients&, void* stream);
   Result (*column_sums)(const ColumnSums&, void* stream);
 };
 extern const StepKernels kStepKernelsFloat32, kStepKernelsFloat64, kStepKernelsFloat16, kStepKernelsBFloat16;

@@ -61,10 +61,15 @@ struct StepLaunchers {
   static Result copy_rows(const CopyRows& p, void* stream) {
     return launch_result(dev::launch(copy_rows_kernel<T>, covering(p.rows * p.columns), p, stream), "copy_rows");
   }
-  static Result previous_states(const PreviousStates& p, void* stream) {
+  static dev::Launch block_per_row(const AllRows& p) {
     constexpr int64_t kMostBlocks = 1 << 20;
-    const dev::Launch shape{static_cast<unsigned>(p.rows < kMostBlocks ? p.rows : kMostBlocks), kThreads};
-    return launch_result(dev::launch(previous_states_kernel<T>, shape, p, stream), "previous_states");
+    return {static_cast<unsigned>(p.rows < kMostBlocks ? p.rows : kMostBlocks), kThreads};
+  }
+  static Result previous_states(const PreviousStates& p, void* stream) {
+    return launch_result(dev::launch(previous_states_kernel<T>, block_per_row(p), p, stream), "previous_states");
+  }
+  static Result output_gradients(const OutputGradients& p, void* stream) {
+    return launch_result(dev::launch(output_gradients_kernel<T>, block_per_row(p), p, stream), "output_gradients");
   }
   static Result column_sums(const ColumnSums& p, void* stream) {
     const int64_t tiles = (p.columns + kSumColumns - 1) / kSumColumns;
@@ -74,8 +79,8 @@ struct StepLaunchers {
     return launch_result(dev::launch(final_sums_kernel<T>, covering(p.columns), p, stream), "final_sums");
   }
 
-  static constexpr StepKernels kTable{cell_forward, cell_backward,   output_gradient,
-                                      copy_rows,    previous_states, column_sums};
+  static constexpr StepKernels kTable{cell_forward,    cell_backward,    output_gradient, copy_rows,
+                                      previous_states, output_gradients, column_sums};
 };
 
 }  // namespace lstmfast::cuda

@@ -33,6 +33,15 @@ int64_t product(std::initializer_list<int64_t> sizes, const char* what) {
   return static_cast<int64_t>(n);
 }
 
+std::optional<Float32Precision> precision_of(const std::optional<std::string_view>& name) {
+  if (!name) return std::nullopt;
+  if (*name == "highest") return Float32Precision::kHighest;
+  if (*name == "high") return Float32Precision::kHigh;
+  TORCH_CHECK_VALUE(*name == "medium", "lstmfast: float32_precision must be 'highest', 'high' or 'medium', got '",
+                    *name, "'");
+  return Float32Precision::kMedium;
+}
+
 void check_plain(const at::Tensor& t, const char* name) {
   TORCH_CHECK_VALUE(t.defined(), "lstmfast: ", name, " is undefined");
   TORCH_CHECK_VALUE(t.layout() == at::kStrided && !t.is_quantized(), "lstmfast: ", name,
@@ -127,6 +136,7 @@ Problem check(const Arguments& a, ReserveWidth reserve_width) {
 
   TORCH_CHECK_VALUE(a.num_layers > 0, "lstmfast: num_layers must be positive, got ", a.num_layers);
   TORCH_CHECK_VALUE(a.dropout >= 0 && a.dropout <= 1, "lstmfast: dropout must be a probability, got ", a.dropout);
+  p.float32_precision = precision_of(a.float32_precision);
   p.directions = a.bidirectional ? 2 : 1;
   const int64_t tensors = static_cast<int64_t>(a.weights.size()), without_projection = a.has_biases ? 4 : 2;
   // Compared by division: num_layers may be anything that an int64 holds.

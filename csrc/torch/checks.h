@@ -21,7 +21,9 @@ struct Arguments {
   int64_t num_layers;
   bool bidirectional;
   double dropout;
-  std::optional<bool> allow_tf32;  // CUDA, float32; nullopt: as torch.backends.cudnn says when the op runs
+  // "highest", "high" or "medium", as torch.set_float32_matmul_precision takes; nullopt: as torch is set when the op
+  // runs
+  std::optional<std::string_view> float32_precision;
 };
 
 // Elements of the compute type that a device keeps for backward, per row: (cell, dtype, hidden, projection).
@@ -34,6 +36,7 @@ struct Problem {
   Shape shape;  // of the first layer; without batch_sizes and offsets
   int64_t layers = 0, directions = 0, weights_per_run = 0, states = 0, reserve_width = 0;
   bool biases = false;
+  std::optional<Float32Precision> float32_precision;
   std::vector<int64_t> offsets;  // empty when padded
 
   bool packed() const { return !offsets.empty(); }

@@ -76,6 +76,21 @@ class Call {
     return at::mul(y, mask_[layer]).mul_(kept > 0 ? 1 / kept : 0.);
   }
 
+  // What dropout does between the layers of a stack, whose rows are as wide as they are many features.
+  template <class Params>
+  Stack<Params> stack() const {
+    Stack<Params> s;
+    if (!mask_.defined()) return s;
+    s.kept = static_cast<const unsigned char*>(mask_.const_data_ptr());
+    s.scale = a_.dropout < 1 ? 1 / (1 - a_.dropout) : 0.;
+    return s;
+  }
+  bool goes_at_once(bool backward) const {
+    if (!device_.stacks || problem_.layers == 1 || problem_.directions > 1) return false;
+    return device_.stacks(params<ForwardParams>(0, input_, {}, {}), problem_.layers, backward, input_,
+                          problem_.float32_precision);
+  }
+
   // x is the layer's input, y its output, reserve what this run keeps for backward (undefined: nothing).
   template <class Params>
   Params params(int64_t run, const at::Tensor& x, const at::Tensor& y, const at::Tensor& reserve) const {
@@ -137,20 +152,36 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
                                call.input().options().dtype(compute_type(call.input())));
   }
 
-  at::Tensor x = call.input();
-  for (int64_t layer = 0; layer < problem.layers; layer++) {
-    const at::Tensor y = layer == problem.layers - 1 ? out.output
-                         : save_for_backward         ? out.hidden[layer]
-                                                     : call.rows(width);
-    for (int64_t d = 0; d < problem.directions; d++) {
-      const int64_t run = layer * problem.directions + d;
-      auto p = call.params<ForwardParams>(run, x, y, out.reserve);
-      p.h_n = mutable_state(out.h_n, run);
-      if (problem.states > 1) p.c_n = mutable_state(out.c_n, run);
-      device.forward(p, call.input(), a.allow_tf32);
+  const auto params = [&](int64_t run, const at::Tensor& x, const at::Tensor& y) {
+    auto p = call.params<ForwardParams>(run, x, y, out.reserve);
+    p.h_n = mutable_state(out.h_n, run);
+    if (problem.states > 1) p.c_n = mutable_state(out.c_n, run);
+    return p;
+  };
+  const auto output_of = [&](int64_t layer) {
+    return layer == problem.layers - 1 ? out.output : save_for_backward ? out.hidden[layer] : call.rows(width);
+  };
+  const auto layer_after_layer = [&] {
+    at::Tensor x = call.input();
+    for (int64_t layer = 0; layer < problem.layers; layer++) {
+      const at::Tensor y = output_of(layer);
+      Directions<ForwardParams> runs;
+      for (int64_t d = 0; d < problem.directions; d++) runs.push_back(params(layer * problem.directions + d, x, y));
+      device.forward(runs, call.input(), problem.float32_precision);
+      if (layer < problem.layers - 1) x = call.drop(y, layer);
     }
-    if (layer < problem.layers - 1) x = call.drop(y, layer);
-  }
+  };
+  const auto at_once = [&] {
+    if (!call.goes_at_once(false)) return false;
+    auto stack = call.stack<ForwardParams>();
+    std::vector<at::Tensor> y;  // kept until the work has been put on the stream
+    for (int64_t layer = 0; layer < problem.layers; layer++) {
+      y.push_back(output_of(layer));
+      stack.layers.push_back(params(layer, layer == 0 ? call.input() : y[layer - 1], y[layer]));
+    }
+    return device.forward_stack(stack, call.input(), problem.float32_precision);
+  };
+  if (!at_once()) layer_after_layer();
   if (!save_for_backward) out.hidden = call.nothing(), out.reserve = call.nothing();
   return out;
 }
@@ -203,31 +234,55 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
   std::vector<bool> below(problem.layers + 1, wanted[0]);  // below[l]: the gradient of layer l's input is needed
   for (int64_t layer = 0; layer < problem.layers; layer++) below[layer + 1] = below[layer] || wanted_in(layer);
 
-  for (int64_t layer = problem.layers - 1; layer >= 0; layer--) {
-    if (!below[layer + 1]) break;
-    const at::Tensor y = layer == problem.layers - 1 ? output : hidden[layer];
-    const at::Tensor x = layer == 0 ? input : call.drop(hidden[layer - 1], layer - 1);
-    const at::Tensor dx = below[layer] ? call.rows(problem.layer_input(layer)) : at::Tensor();
-    for (int64_t d = 0; d < problem.directions; d++) {
-      const int64_t run = layer * problem.directions + d;
-      auto p = call.params<BackwardParams>(run, x, y, reserve);
-      p.dy = rows_of<ConstRows>(dy, packed, d * problem.shape.output());
-      p.dh_n = state(dh_n, run);
-      p.dc_n = state(dc_n, run);
-      p.dx = rows_of<Rows>(dx, packed);
-      p.accumulate_dx = d > 0;
-      if (states > 0) p.dh0 = mutable_state(out.hx[0], run);
-      if (states > 1) p.dc0 = mutable_state(out.hx[1], run);
-      const at::Tensor* dw = &out.weights[run * problem.weights_per_run];
-      p.dw_ih = mutable_matrix(dw[0]);
-      p.dw_hh = mutable_matrix(dw[1]);
-      if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
-      if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
-      device.backward(p, input, a.allow_tf32);
+  const auto params = [&](int64_t run, const at::Tensor& x, const at::Tensor& dx) {
+    const int64_t layer = run / problem.directions, d = run % problem.directions;
+    auto p = call.params<BackwardParams>(run, x, layer == problem.layers - 1 ? output : hidden[layer], reserve);
+    p.dh_n = state(dh_n, run);
+    p.dc_n = state(dc_n, run);
+    p.dx = rows_of<Rows>(dx, packed);
+    p.accumulate_dx = d > 0;
+    if (states > 0) p.dh0 = mutable_state(out.hx[0], run);
+    if (states > 1) p.dc0 = mutable_state(out.hx[1], run);
+    const at::Tensor* dw = &out.weights[run * problem.weights_per_run];
+    p.dw_ih = mutable_matrix(dw[0]);
+    p.dw_hh = mutable_matrix(dw[1]);
+    if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
+    if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
+    return p;
+  };
+  const auto input_of = [&](int64_t layer) { return layer == 0 ? input : call.drop(hidden[layer - 1], layer - 1); };
+  const auto gradient_of_input = [&](int64_t layer) {
+    return below[layer] ? call.rows(problem.layer_input(layer)) : at::Tensor();
+  };
+  const auto layer_after_layer = [&] {
+    for (int64_t layer = problem.layers - 1; layer >= 0; layer--) {
+      if (!below[layer + 1]) break;
+      const at::Tensor x = input_of(layer), dx = gradient_of_input(layer);
+      Directions<BackwardParams> runs;
+      for (int64_t d = 0; d < problem.directions; d++) {
+        runs.push_back(params(layer * problem.directions + d, x, dx));
+        runs.back().dy = rows_of<ConstRows>(dy, packed, d * problem.shape.output());
+      }
+      device.backward(runs, input, problem.float32_precision);
+      if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
+      if (layer == 0 && wanted[0]) out.input = dx;
     }
-    if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
-    if (layer == 0 && wanted[0]) out.input = dx;
-  }
+  };
+  const auto at_once = [&] {
+    if (!below[1] || !call.goes_at_once(true)) return false;
+    auto stack = call.stack<BackwardParams>();
+    const at::Tensor dx = gradient_of_input(0);
+    std::vector<at::Tensor> x;  // kept until the work has been put on the stream
+    for (int64_t layer = 0; layer < problem.layers; layer++) {
+      x.push_back(input_of(layer));
+      stack.layers.push_back(params(layer, x[layer], layer == 0 ? dx : at::Tensor()));
+    }
+    stack.layers.back().dy = rows_of<ConstRows>(dy, packed);
+    if (!device.backward_stack(stack, input, problem.float32_precision)) return false;
+    out.input = dx;
+    return true;
+  };
+  if (!at_once()) layer_after_layer();
 
   if (!out.input.defined()) out.input = call.nothing();
   for (auto* list : {&out.hx, &out.weights})

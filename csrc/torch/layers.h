@@ -1,5 +1,5 @@
 // A whole call: all layers, both directions, dropout between layers. Knows tensors, not devices: a device hands in its
-// way to run one layer in one direction.
+// way to run one layer, in one direction or both.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -12,12 +12,33 @@ namespace lstmfast {
 
 at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options);
 
-// `like` is a tensor of the call's dtype and device; allow_tf32 as in Arguments.
+// The directions of a layer. They do not depend on each other, but that dx of the second is added to the first's.
+template <class Params>
+using Directions = std::vector<Params>;
+
+// The layers of a call in one direction, from the bottom up: see cuda::RunsOf.
+template <class Params>
+struct Stack {
+  std::vector<Params> layers;
+  const unsigned char* kept = nullptr;
+  double scale = 1;
+};
+
+// `like` is a tensor of the call's dtype and device; without a precision the device asks torch.
 struct Device {
   ReserveWidth reserve_width;
-  void (*forward)(ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
-  void (*backward)(BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32);
+  void (*forward)(Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision);
+  void (*backward)(Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision);
   at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options) = plain_empty;  // memory for results
+
+  // Whether so many layers like this one are worth doing at once (null: never), and that: false if it cannot be after
+  // all, and nothing has been done.
+  bool (*stacks)(const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor& like,
+                 std::optional<Float32Precision> precision) = nullptr;
+  bool (*forward_stack)(Stack<ForwardParams>& stack, const at::Tensor& like,
+                        std::optional<Float32Precision> precision) = nullptr;
+  bool (*backward_stack)(Stack<BackwardParams>& stack, const at::Tensor& like,
+                         std::optional<Float32Precision> precision) = nullptr;
 };
 
 struct Outputs {

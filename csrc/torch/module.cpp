@@ -15,6 +15,7 @@
 #include "../cpu/cpu.h"
 #include "../cpu/weight_cache.h"
 #include "../cuda/kernels.h"
+#include "precision.h"
 #if defined(LSTMFAST_HAS_CUDA)
 #include "cuda_device.h"
 #endif
@@ -131,7 +132,7 @@ py::dict gpu_info(const std::variant<std::string, int>& gpu) {
 }
 
 std::string cuda_plan(const std::string& cell, const std::string& dtype, int64_t steps, int64_t batch, int64_t input,
-                      int64_t hidden, int64_t projection, bool backward, bool allow_tf32,
+                      int64_t hidden, int64_t projection, int directions, int layers, bool backward, bool allow_tf32,
                       const std::variant<std::string, int>& gpu) {
   cuda::Context context = context_of(gpu);
   context.allow_tf32 = allow_tf32;
@@ -144,7 +145,8 @@ std::string cuda_plan(const std::string& cell, const std::string& dtype, int64_t
   p.shape.input = input;
   p.shape.hidden = hidden;
   p.shape.projection = projection;
-  return cuda::describe(backward ? cuda::backward_plan(p, context) : cuda::forward_plan(p, context));
+  const bool stacked = directions == 1 && cuda::stacks(p, layers, context, backward);
+  return cuda::describe(cuda::plan_for(p, stacked ? layers : directions, stacked, context, backward));
 }
 
 py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t input, int64_t hidden, int64_t projection,
@@ -214,10 +216,19 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan", &plan, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input_size"),
         py::arg("hidden_size"), py::arg("proj_size") = 0, py::arg("threads") = 1, py::arg("is_double") = false);
   m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
-        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("backward"), py::arg("allow_tf32"),
-        py::arg("gpu"));
+        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"), py::arg("layers"),
+        py::arg("backward"), py::arg("allow_tf32"), py::arg("gpu"));
   m.def("gpu_info", &gpu_info, py::arg("gpu"));
   m.def("gpu_names", &cuda::gpu_names);
+  m.def("has_tiles", [] {
+    for (int i = 0; i < cpu::isa_count(); i++)
+      if (cpu::isa_supported(i) && cpu::has_tiles(i)) return true;
+    return false;
+  });
+  m.def("float32_precision", [] {
+    constexpr const char* kNames[] = {"highest", "high", "medium"};
+    return std::string(kNames[static_cast<int>(float32_precision_of_torch())]);
+  });
   m.def("asked_for", &asked_for,
         "Within the backward of a torch.autograd.Function: for each of its tensor arguments, whether the call of "
         "torch.autograd that is running wants its gradient; None elsewhere. ctx.needs_input_grad tells what requires "

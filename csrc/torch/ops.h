@@ -16,19 +16,19 @@ template <const Device& device>
 ForwardResult forward_op(std::string_view cell, const at::Tensor& input, const OptionalTensor& batch_sizes,
                          at::TensorList hx, at::TensorList weights, const OptionalTensor& dropout_mask, bool has_biases,
                          int64_t num_layers, bool bidirectional, double dropout, bool save_for_backward,
-                         std::optional<bool> allow_tf32) {
-  const Arguments a{cell,       input,      batch_sizes,   hx,      weights,   dropout_mask,
-                    has_biases, num_layers, bidirectional, dropout, allow_tf32};
+                         std::optional<std::string_view> float32_precision) {
+  const Arguments a{cell,       input,      batch_sizes,   hx,      weights,          dropout_mask,
+                    has_biases, num_layers, bidirectional, dropout, float32_precision};
   Outputs o = forward_layers(device, a, save_for_backward);
   return {o.output, o.h_n, o.c_n, o.hidden, o.reserve};
 }
 
 template <const Device& device>
 void forward_into_op(std::string_view cell, const at::Tensor& input, at::TensorList hx, at::TensorList weights,
-                     bool has_biases, int64_t num_layers, std::optional<bool> allow_tf32, const at::Tensor& output,
-                     at::TensorList states) {
+                     bool has_biases, int64_t num_layers, std::optional<std::string_view> float32_precision,
+                     const at::Tensor& output, at::TensorList states) {
   const OptionalTensor none;
-  const Arguments a{cell, input, none, hx, weights, none, has_biases, num_layers, false, 0., allow_tf32};
+  const Arguments a{cell, input, none, hx, weights, none, has_biases, num_layers, false, 0., float32_precision};
   TORCH_CHECK_VALUE(!states.empty() && states.size() == hx.size(), "lstmfast: expected as many states as hx has, got ",
                     states.size());
   // Kernels write before they have read everything.
@@ -50,9 +50,9 @@ BackwardResult backward_op(const OptionalTensor& grad_output, const OptionalTens
                            const OptionalTensor& dropout_mask, bool has_biases, int64_t num_layers, bool bidirectional,
                            double dropout, const at::Tensor& output, const at::Tensor& hidden,
                            const at::Tensor& reserve, const c10::List<bool>& output_mask,
-                           std::optional<bool> allow_tf32) {
-  const Arguments a{cell,       input,      batch_sizes,   hx,      weights,   dropout_mask,
-                    has_biases, num_layers, bidirectional, dropout, allow_tf32};
+                           std::optional<std::string_view> float32_precision) {
+  const Arguments a{cell,       input,      batch_sizes,   hx,      weights,          dropout_mask,
+                    has_biases, num_layers, bidirectional, dropout, float32_precision};
   const std::vector<bool> wanted(output_mask.begin(), output_mask.end());
   InputGradients g = backward_layers(device, a, {output, hidden, reserve}, {grad_output, grad_h_n, grad_c_n}, wanted);
   return {g.input, g.hx, g.weights};

@@ -6,6 +6,7 @@
 #include "../cpu/scratch.h"
 #include "../cpu/weight_cache.h"
 #include "ops.h"
+#include "precision.h"
 
 namespace lstmfast {
 namespace {
@@ -14,20 +15,31 @@ void check_status(Status s) {
   TORCH_INTERNAL_ASSERT(s == Status::kOk, "lstmfast: kernel status ", static_cast<int>(s));
 }
 
-void forward(ForwardParams& p, const at::Tensor&, std::optional<bool>) {
+// Where no level has an arithmetic for less, the precision means nothing, and must not tell packed weights apart.
+void set_arithmetic(ForwardParams& p, std::optional<Float32Precision> precision) {
   p.isa = cpu::isa();
-  // Weights that are trained change with every call: only inference keeps them packed.
-  cpu::PackedWeights packed(p, /*wanted=*/p.reserve == nullptr);
-  const cpu::Scratch memory(cpu::forward_workspace_bytes(p));
-  p.workspace = memory.data();
-  check_status(cpu::forward(p));
-  packed.keep();
+  if (p.dtype == DType::kFloat32 && cpu::has_tiles(p.isa))
+    p.float32_precision = precision ? *precision : float32_precision_of_torch();
 }
-void backward(BackwardParams& p, const at::Tensor&, std::optional<bool>) {
-  p.isa = cpu::isa();
-  const cpu::Scratch memory(cpu::backward_workspace_bytes(p));
-  p.workspace = memory.data();
-  check_status(cpu::backward(p));
+
+void forward(Directions<ForwardParams>& runs, const at::Tensor&, std::optional<Float32Precision> precision) {
+  for (ForwardParams& p : runs) {
+    set_arithmetic(p, precision);
+    // Weights that are trained change with every call: only inference keeps them packed.
+    cpu::PackedWeights packed(p, /*wanted=*/p.reserve == nullptr);
+    const cpu::Scratch memory(cpu::forward_workspace_bytes(p));
+    p.workspace = memory.data();
+    check_status(cpu::forward(p));
+    packed.keep();
+  }
+}
+void backward(Directions<BackwardParams>& runs, const at::Tensor&, std::optional<Float32Precision> precision) {
+  for (BackwardParams& p : runs) {
+    set_arithmetic(p, precision);
+    const cpu::Scratch memory(cpu::backward_workspace_bytes(p));
+    p.workspace = memory.data();
+    check_status(cpu::backward(p));
+  }
 }
 at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
   const at::Tensor t = at::empty(sizes, options);

@@ -35,46 +35,87 @@ bool is_refusal(const cuda::Result& result) {
          (result.code == cudaErrorCooperativeLaunchTooLarge || result.code == cudaErrorLaunchOutOfResources);
 }
 
-// One run (a layer in one direction) on the device and stream of the tensors.
-template <class Params>
-void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
-         size_t (*workspace_bytes)(const Params&, const cuda::Context&),
-         cuda::Result (*kernels)(const Params&, const cuda::Context&)) {
-  const c10::cuda::CUDAGuard guard(like.device());
-  CudaDevice& device = CudaDevice::ready(like.device().index());
+cuda::Context context_of(const CudaDevice& device, const at::Tensor& like, std::optional<Float32Precision> precision) {
   cuda::Context context;
   context.gpu = device.info();
   context.stream = c10::cuda::getCurrentCUDAStream(like.device().index()).stream();
-  context.allow_tf32 = allow_tf32 ? *allow_tf32 : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
+  context.allow_tf32 =
+      precision ? *precision != Float32Precision::kHighest : at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
   context.persistent = device.persistent();
+  return context;
+}
+
+template <class Params>
+struct Kernels {
+  size_t (*workspace_bytes)(const cuda::RunsOf<Params>&, const cuda::Context&);
+  cuda::Result (*run)(const cuda::RunsOf<Params>&, const cuda::Context&);
+};
+constexpr Kernels<ForwardParams> kForward{cuda::forward_workspace_bytes, cuda::forward};
+constexpr Kernels<BackwardParams> kBackward{cuda::backward_workspace_bytes, cuda::backward};
+
+// A call on the device and stream of the tensors. False: the driver has refused the launch. Then nothing has been
+// computed that a repetition does not compute again; a smaller part of the GPU than its description says is ours, and
+// so it will be next time.
+template <class Params>
+bool attempt(CudaDevice& device, std::vector<Params>& params, const cuda::RunsOf<Params>& runs, const at::Tensor& like,
+             std::optional<Float32Precision> precision, const Kernels<Params>& kernels) {
+  cuda::Context context = context_of(device, like, precision);
   CudaProducts products(context.allow_tf32);
   context.blas = products.blas();
-
-  const auto attempt = [&] {
-    // Given back to the allocator on return: it hands memory out again in the order of the stream.
-    const at::Tensor memory =
-        at::empty({static_cast<int64_t>(workspace_bytes(p, context))}, like.options().dtype(at::kByte));
-    p.workspace = memory.mutable_data_ptr();
-    return kernels(p, context);
-  };
-  cuda::Result result = attempt();
+  // Given back to the allocator on return: it hands memory out again in the order of the stream.
+  const at::Tensor memory =
+      at::empty({static_cast<int64_t>(kernels.workspace_bytes(runs, context))}, like.options().dtype(at::kByte));
+  params[0].workspace = memory.mutable_data_ptr();
+  const cuda::Result result = kernels.run(runs, context);
   if (context.persistent && is_refusal(result)) {
-    // Nothing has been computed that the repetition does not compute again. A smaller part of the GPU than its
-    // description says is ours: so it will be next time.
     static_cast<void>(cudaGetLastError());
     device.refuse_persistent();
-    context.persistent = false;
-    result = attempt();
+    return false;
   }
+  if (runs.stacked && result.status == Status::kTooLarge) return false;  // refused to another thread meanwhile
   check(result);
+  return true;
+}
+
+// One layer.
+template <class Params>
+void run(Directions<Params>& directions, const at::Tensor& like, std::optional<Float32Precision> precision,
+         const Kernels<Params>& kernels) {
+  const c10::cuda::CUDAGuard guard(like.device());
+  CudaDevice& device = CudaDevice::ready(like.device().index());
+  const cuda::RunsOf<Params> runs(directions.data(), static_cast<int>(directions.size()));
+  if (!attempt(device, directions, runs, like, precision, kernels))
+    attempt(device, directions, runs, like, precision, kernels);
+}
+
+bool stacks(const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor& like,
+            std::optional<Float32Precision> precision) {
+  const c10::cuda::CUDAGuard guard(like.device());
+  const CudaDevice& device = CudaDevice::ready(like.device().index());
+  return cuda::stacks(layer, layers, context_of(device, like, precision), backward);
+}
+template <class Params>
+bool run_stack(Stack<Params>& stack, const at::Tensor& like, std::optional<Float32Precision> precision,
+               const Kernels<Params>& kernels) {
+  const c10::cuda::CUDAGuard guard(like.device());
+  CudaDevice& device = CudaDevice::ready(like.device().index());
+  cuda::RunsOf<Params> runs(stack.layers.data(), static_cast<int>(stack.layers.size()));
+  runs.stacked = true, runs.kept = stack.kept, runs.scale = stack.scale;
+  return attempt(device, stack.layers, runs, like, precision, kernels);
 }
 
 const Device kCuda{cuda::reserve_width,
-                   [](ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                     run(p, like, allow_tf32, cuda::forward_workspace_bytes, cuda::forward);
+                   [](Directions<ForwardParams>& runs, const at::Tensor& like,
+                      std::optional<Float32Precision> precision) { run(runs, like, precision, kForward); },
+                   [](Directions<BackwardParams>& runs, const at::Tensor& like,
+                      std::optional<Float32Precision> precision) { run(runs, like, precision, kBackward); },
+                   plain_empty,
+                   stacks,
+                   [](Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
+                     return run_stack(stack, like, precision, kForward);
                    },
-                   [](BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                     run(p, like, allow_tf32, cuda::backward_workspace_bytes, cuda::backward);
+                   [](Stack<BackwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
+                     return run_stack(stack, like, precision, kBackward);
                    }};
 
 }  // namespace

@@ -67,5 +67,5 @@ def png(plot: Plot, results: Results) -> bytes:
         figure.savefig(buffer, format="png", dpi=120)
     # A figure has few colours: a palette makes the file a third of the size.
     small = io.BytesIO()
-    Image.open(buffer).convert("RGB").quantize(96).save(small, format="png", optimize=True)
+    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
     return small.getvalue()

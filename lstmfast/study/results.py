@@ -27,6 +27,12 @@ class Spread:
     high: float
     count: int
 
+    @classmethod
+    def of(cls, values: list[float | None]) -> "Spread":
+        """None, which stands for a figure that is not finite, counts as infinite."""
+        finite = [math.inf if value is None else value for value in values]
+        return cls(statistics.fmean(finite), min(finite), max(finite), len(finite))
+
     def __str__(self) -> str:
         def short(value: float) -> str:
             return f"{value:.3g}"
@@ -58,8 +64,7 @@ class Results:
         values = self.values(figure, **key)
         if not values:
             raise KeyError(f"no result for {key}")
-        finite = [value if value is not None else math.inf for value in values]
-        return Spread(statistics.fmean(finite), min(finite), max(finite), len(finite))
+        return Spread.of(values)
 
     def mean(self, figure: str, **key: Any) -> float:
         return self.spread(figure, **key).mean

@@ -52,31 +52,62 @@ int gemm(void*, const cuda::Gemm& g) {
   return 0;
 }
 
-template <class Params>
-void run(Params& p, const at::Tensor& like, std::optional<bool> allow_tf32,
-         size_t (*workspace_bytes)(const Params&, const cuda::Context&),
-         cuda::Result (*kernels)(const Params&, const cuda::Context&)) {
-  emulation::options().seed = static_cast<uint64_t>(from_environment("LSTMFAST_EMULATED_SEED", 1));
+cuda::Context context_of(std::optional<Float32Precision> precision) {
   cuda::Context context;
   context.gpu = gpu();
   context.blas = {&gemm, nullptr};
-  context.allow_tf32 = allow_tf32.value_or(false);
+  context.allow_tf32 = precision.value_or(Float32Precision::kHighest) != Float32Precision::kHighest;
+  return context;
+}
+
+template <class Params>
+void run(std::vector<Params>& params, const cuda::RunsOf<Params>& runs, const at::Tensor& like,
+         std::optional<Float32Precision> precision,
+         size_t (*workspace_bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
+         cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
+  emulation::options().seed = static_cast<uint64_t>(from_environment("LSTMFAST_EMULATED_SEED", 1));
+  const cuda::Context context = context_of(precision);
   // Not zeros, that memory which nobody writes is found; aligned as torch's CUDA allocator aligns.
-  const size_t bytes = workspace_bytes(p, context);
+  const size_t bytes = workspace_bytes(runs, context);
   const at::Tensor memory = at::full({static_cast<int64_t>(bytes) + 512}, 0xff, like.options().dtype(at::kByte));
-  p.workspace = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.mutable_data_ptr()) + 511) / 512 * 512);
-  const cuda::Result result = kernels(p, context);
+  params[0].workspace =
+      reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.mutable_data_ptr()) + 511) / 512 * 512);
+  const cuda::Result result = kernels(runs, context);
   TORCH_CHECK(result.ok(), "lstmfast, emulated: status ", static_cast<int>(result.status), ", code ", result.code,
               " at ", result.where);
 }
+template <class Params>
+cuda::RunsOf<Params> runs_of(const std::vector<Params>& params) {
+  return {params.data(), static_cast<int>(params.size())};
+}
+template <class Params>
+cuda::RunsOf<Params> runs_of(const Stack<Params>& stack) {
+  auto runs = runs_of(stack.layers);
+  runs.stacked = true, runs.kept = stack.kept, runs.scale = stack.scale;
+  return runs;
+}
 
-const Device kEmulated{cuda::reserve_width,
-                       [](ForwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                         run(p, like, allow_tf32, cuda::forward_workspace_bytes, cuda::forward);
-                       },
-                       [](BackwardParams& p, const at::Tensor& like, std::optional<bool> allow_tf32) {
-                         run(p, like, allow_tf32, cuda::backward_workspace_bytes, cuda::backward);
-                       }};
+const Device kEmulated{
+    cuda::reserve_width,
+    [](Directions<ForwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(runs, runs_of(runs), like, precision, cuda::forward_workspace_bytes, cuda::forward);
+    },
+    [](Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(runs, runs_of(runs), like, precision, cuda::backward_workspace_bytes, cuda::backward);
+    },
+    plain_empty,
+    [](const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor&,
+       std::optional<Float32Precision> precision) {
+      return cuda::stacks(layer, layers, context_of(precision), backward);
+    },
+    [](Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(stack.layers, runs_of(stack), like, precision, cuda::forward_workspace_bytes, cuda::forward);
+      return true;
+    },
+    [](Stack<BackwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
+      run(stack.layers, runs_of(stack), like, precision, cuda::backward_workspace_bytes, cuda::backward);
+      return true;
+    }};
 
 }  // namespace
 

@@ -28,22 +28,100 @@ struct Run {
   bool tf32 = false;
 };
 
-// What is wrong, empty if nothing.
-class CallCheck {
+// One run of a call: its tensors, laid out in memory of their own, and what must come out.
+class RunCheck {
  public:
-  CallCheck(const Problem& p, const Layout& layout, const Run& run) : p_(p), l_(layout), run_(run) {}
+  RunCheck(const Problem& p, const Layout& layout, const Run& run) : p_(p), l_(layout), run_(run) {}
 
-  std::string operator()() {
-    try {
-      check();
-    } catch (const std::exception& e) {
-      complain(e.what());
-    }
-    return errors_;
+  // False if the numbers grow out of the type.
+  bool lay_out() {
+    const int64_t H = p_.hidden, O = p_.output(), I = p_.input, G = p_.gates();
+    p_.tf32 = run_.tf32;
+    want_ = reference(p_);
+    // Cells without activations may grow with every step: exact up to the type's whole numbers, nothing near infinity.
+    const bool linear = std::string(cell_info(p_.cell).name).find("LINEAR") != std::string::npos;
+    const double whole = p_.dtype == DType::kBFloat16 ? 256 : p_.dtype == DType::kFloat16 ? 2048 : 1 << 20;
+    if (linear && want_.largest > (size_of(p_.dtype) == 2 ? 1e4 : 1e15)) return false;
+    exact_ = linear && want_.largest < (run_.tf32 && p_.dtype == DType::kFloat32 ? 1024 : whole);
+    scale_ = linear ? std::max(1., want_.largest) : 1;
+
+    x_ = rows(&p_.x, I, true), w_ih_ = weights(&p_.w_ih, G * H, I), w_hh_ = weights(&p_.w_hh, G * H, O);
+    w_hr_ = weights(&p_.w_hr, O, H), b_ih_ = weights(&p_.b_ih, G * H, 1), b_hh_ = weights(&p_.b_hh, G * H, 1);
+    h0_ = rows(&p_.h0, O, false), c0_ = rows(&p_.c0, H, false);
+    if (l_.one_h0 && h0_.defined()) h0_ = fill({p_.dtype, p_.batch, O, p_.batch, 0, 0, 1, shift()}, &p_.h0);
+    BackwardParams& b = params_;
+    b.cell = p_.cell, b.dtype = p_.dtype;
+    Shape& s = b.shape;
+    s.steps = p_.steps, s.batch = p_.batch, s.rows = p_.rows(), s.input = I, s.hidden = H, s.projection = p_.projection;
+    s.reverse = p_.reverse;
+    if (!p_.sizes.empty()) s.batch_sizes = p_.sizes.data(), s.offsets = p_.offsets.data();
+    b.x = x_.view<ConstRows>(), b.h0 = h0_.view<ConstRows>(), b.c0 = c0_.view<ConstRows>();
+    b.w_ih = w_ih_.matrix<ConstMatrix>(), b.w_hh = w_hh_.matrix<ConstMatrix>(), b.w_hr = w_hr_.matrix<ConstMatrix>();
+    b.b_ih = b_ih_.matrix<ConstMatrix>(), b.b_hh = b_hh_.matrix<ConstMatrix>();
+    const size_t reserve_bytes = static_cast<size_t>(cuda::reserve_width(p_.cell, p_.dtype, H, p_.projection) *
+                                                     p_.rows() * compute_size_of(p_.dtype));
+    if (reserve_bytes % 16) complain("reserve_width is not a multiple of 16 bytes");
+    reserve_ = GuardedMemory(reserve_bytes);
+    return true;
   }
-  // Of every bit of every result.
+
+  const BackwardParams& before_forward(bool keep) {
+    y_ = rows(nullptr, p_.output(), true), h_n_ = rows(nullptr, p_.output(), false);
+    c_n_ = p_.has_c() ? rows(nullptr, p_.hidden, false) : Tensor();
+    params_.y = y_.view<Rows>(), params_.h_n = h_n_.view<Rows>(), params_.c_n = c_n_.view<Rows>();
+    params_.reserve = keep ? reserve_.data() : nullptr;
+    return params_;
+  }
+  void after_forward(bool keep) {
+    const char* mode = keep ? "training" : "inference";
+    compare(mode, "y", y_, want_.y, y_tolerance());
+    compare(mode, "h_n", h_n_, want_.h_n, y_tolerance());
+    if (p_.has_c()) compare(mode, "c_n", c_n_, want_.c_n, y_tolerance());
+    compare_most("y", y_, want_.y);
+    check_intact(reserve_, "reserve");
+  }
+
+  const BackwardParams& before_backward() {
+    const int64_t H = p_.hidden, O = p_.output(), I = p_.input, G = p_.gates();
+    for (const Tensor* t : {&x_, &w_ih_, &w_hh_, &w_hr_, &b_ih_, &b_hh_, &c0_})
+      if (!t->intact()) complain("an input's surroundings were written to");
+    BackwardParams& b = params_;
+    y_before_ = y_.values();
+    reserve_before_.assign(reserve_.data(), reserve_.data() + reserve_.size());
+    dy_ = rows(&p_.dy, O, true), dh_n_ = rows(&p_.dh_n, O, false), dc_n_ = rows(&p_.dc_n, H, false);
+    b.dy = dy_.view<ConstRows>(), b.dh_n = dh_n_.view<ConstRows>(), b.dc_n = dc_n_.view<ConstRows>();
+    if (!(l_.unwanted >> kDx & 1)) {
+      dx_ = rows(nullptr, I, true);
+      if (l_.accumulate_dx)
+        for (int64_t r = 0; r < p_.rows(); r++)
+          for (int64_t c = 0; c < I; c++) dx_.set(r, c, 1), want_.dx[r * I + c] += 1;
+    }
+    dh0_ = state_gradient(kDh0, O), dc0_ = p_.has_c() ? state_gradient(kDc0, H) : Tensor();
+    dw_ih_ = gradient(kDwIh, G * H, I), dw_hh_ = gradient(kDwHh, G * H, O);
+    dw_hr_ = p_.projection ? gradient(kDwHr, O, H) : Tensor();
+    db_ih_ = gradient(kDb, G * H, 1), db_hh_ = gradient(kDb, G * H, 1);
+    b.dx = dx_.view<Rows>(), b.dh0 = dh0_.view<Rows>(), b.dc0 = dc0_.view<Rows>();
+    b.accumulate_dx = l_.accumulate_dx;
+    b.dw_ih = dw_ih_.matrix<Matrix>(), b.dw_hh = dw_hh_.matrix<Matrix>(), b.dw_hr = dw_hr_.matrix<Matrix>();
+    b.db_ih = db_ih_.matrix<Matrix>(), b.db_hh = db_hh_.matrix<Matrix>();
+    return b;
+  }
+  void after_backward() {
+    compare("", "dx", dx_, want_.dx, tolerance());
+    compare("", "dh0", dh0_, want_.dh0, tolerance());
+    compare("", "dc0", dc0_, want_.dc0, tolerance());
+    compare("", "dw_ih", dw_ih_, want_.dw_ih, tolerance());
+    compare("", "dw_hh", dw_hh_, want_.dw_hh, tolerance());
+    compare("", "dw_hr", dw_hr_, want_.dw_hr, tolerance());
+    compare("", "db_ih", db_ih_, want_.db, tolerance());
+    compare("", "db_hh", db_hh_, want_.db, tolerance());
+    if (dh0_.defined()) compare_most("dh0", dh0_, want_.dh0);
+    if (std::memcmp(reserve_before_.data(), reserve_.data(), reserve_.size())) complain("backward changed the reserve");
+    if (y_before_ != y_.values()) complain("backward changed y");
+  }
+
+  const std::string& errors() const { return errors_; }
   uint64_t digest() const { return digest_; }
-  // The largest error over what was allowed.
   double worst() const { return worst_; }
 
  private:
@@ -76,104 +154,6 @@ class CallCheck {
     return t;
   }
 
-  void check() {
-    emulation::options().seed = run_.seed;
-    const int64_t H = p_.hidden, O = p_.output(), I = p_.input, G = p_.gates();
-    p_.tf32 = run_.tf32;
-    const Expected e = reference(p_);
-    // Cells without activations may grow with every step: exact up to the type's whole numbers, nothing near infinity.
-    const bool linear = std::string(cell_info(p_.cell).name).find("LINEAR") != std::string::npos;
-    const double whole = p_.dtype == DType::kBFloat16 ? 256 : p_.dtype == DType::kFloat16 ? 2048 : 1 << 20;
-    if (linear && e.largest > (size_of(p_.dtype) == 2 ? 1e4 : 1e15)) return;
-    exact_ = linear && e.largest < (run_.tf32 ? 1024 : whole);
-    scale_ = linear ? std::max(1., e.largest) : 1;
-
-    const Tensor x = rows(&p_.x, I, true), w_ih = weights(&p_.w_ih, G * H, I), w_hh = weights(&p_.w_hh, G * H, O),
-                 w_hr = weights(&p_.w_hr, O, H), b_ih = weights(&p_.b_ih, G * H, 1), b_hh = weights(&p_.b_hh, G * H, 1);
-    Tensor h0 = rows(&p_.h0, O, false);
-    const Tensor c0 = rows(&p_.c0, H, false);
-    if (l_.one_h0 && h0.defined()) h0 = fill({p_.dtype, p_.batch, O, p_.batch, 0, 0, 1, shift()}, &p_.h0);
-    BackwardParams b;
-    b.cell = p_.cell, b.dtype = p_.dtype;
-    Shape& s = b.shape;
-    s.steps = p_.steps, s.batch = p_.batch, s.rows = p_.rows(), s.input = I, s.hidden = H, s.projection = p_.projection;
-    s.reverse = p_.reverse;
-    if (!p_.sizes.empty()) s.batch_sizes = p_.sizes.data(), s.offsets = p_.offsets.data();
-    b.x = x.view<ConstRows>(), b.h0 = h0.view<ConstRows>(), b.c0 = c0.view<ConstRows>();
-    b.w_ih = w_ih.matrix<ConstMatrix>(), b.w_hh = w_hh.matrix<ConstMatrix>(), b.w_hr = w_hr.matrix<ConstMatrix>();
-    b.b_ih = b_ih.matrix<ConstMatrix>(), b.b_hh = b_hh.matrix<ConstMatrix>();
-
-    const size_t reserve_bytes = static_cast<size_t>(cuda::reserve_width(p_.cell, p_.dtype, H, p_.projection) *
-                                                     p_.rows() * compute_size_of(p_.dtype));
-    if (reserve_bytes % 16) complain("reserve_width is not a multiple of 16 bytes");
-    const GuardedMemory reserve(reserve_bytes);
-    for (const bool keep : {false, true}) {
-      Tensor y = rows(nullptr, O, true), h_n = rows(nullptr, O, false);
-      Tensor c_n = p_.has_c() ? rows(nullptr, H, false) : Tensor();
-      b.y = y.view<Rows>(), b.h_n = h_n.view<Rows>(), b.c_n = c_n.view<Rows>();
-      b.reserve = keep ? reserve.data() : nullptr;
-      ForwardParams& f = b;
-      f.workspace = nullptr;
-      const GuardedMemory workspace(cuda::forward_workspace_bytes(f, run_.context));
-      f.workspace = workspace.data();
-      expect_ok(cuda::forward(f, run_.context));
-      const char* mode = keep ? "training" : "inference";
-      compare(mode, "y", y, e.y, y_tolerance());
-      compare(mode, "h_n", h_n, e.h_n, y_tolerance());
-      if (p_.has_c()) compare(mode, "c_n", c_n, e.c_n, y_tolerance());
-      compare_most("y", y, e.y);
-      check_intact(workspace, "workspace");
-      check_intact(reserve, "reserve");
-      if (!errors_.empty()) return;
-      y_ = std::move(y);
-    }
-    b.y = y_.view<Rows>();
-    const Values y_before = y_.values();
-    for (const Tensor* t : {&x, &w_ih, &w_hh, &w_hr, &b_ih, &b_hh, &c0})
-      if (!t->intact()) complain("an input's surroundings were written to");
-
-    const Tensor dy = rows(&p_.dy, O, true), dh_n = rows(&p_.dh_n, O, false), dc_n = rows(&p_.dc_n, H, false);
-    b.dy = dy.view<ConstRows>(), b.dh_n = dh_n.view<ConstRows>(), b.dc_n = dc_n.view<ConstRows>();
-    Expected want = e;
-    Tensor dx;
-    if (!(l_.unwanted >> kDx & 1)) {
-      dx = rows(nullptr, I, true);
-      if (l_.accumulate_dx)
-        for (int64_t r = 0; r < p_.rows(); r++)
-          for (int64_t c = 0; c < I; c++) dx.set(r, c, 1), want.dx[r * I + c] += 1;
-    }
-    const Tensor dh0 = state_gradient(kDh0, O), dc0 = p_.has_c() ? state_gradient(kDc0, H) : Tensor(),
-                 dw_ih = gradient(kDwIh, G * H, I), dw_hh = gradient(kDwHh, G * H, O),
-                 dw_hr = p_.projection ? gradient(kDwHr, O, H) : Tensor(), db_ih = gradient(kDb, G * H, 1),
-                 db_hh = gradient(kDb, G * H, 1);
-    b.dx = dx.view<Rows>(), b.dh0 = dh0.view<Rows>(), b.dc0 = dc0.view<Rows>();
-    b.accumulate_dx = l_.accumulate_dx;
-    b.dw_ih = dw_ih.matrix<Matrix>(), b.dw_hh = dw_hh.matrix<Matrix>(), b.dw_hr = dw_hr.matrix<Matrix>();
-    b.db_ih = db_ih.matrix<Matrix>(), b.db_hh = db_hh.matrix<Matrix>();
-    const std::vector<char> reserve_before(reserve.data(), reserve.data() + reserve.size());
-    b.workspace = nullptr;
-    const GuardedMemory workspace(cuda::backward_workspace_bytes(b, run_.context));
-    b.workspace = workspace.data();
-    expect_ok(cuda::backward(b, run_.context));
-    compare("", "dx", dx, want.dx, tolerance());
-    compare("", "dh0", dh0, want.dh0, tolerance());
-    compare("", "dc0", dc0, want.dc0, tolerance());
-    compare("", "dw_ih", dw_ih, want.dw_ih, tolerance());
-    compare("", "dw_hh", dw_hh, want.dw_hh, tolerance());
-    compare("", "dw_hr", dw_hr, want.dw_hr, tolerance());
-    compare("", "db_ih", db_ih, want.db, tolerance());
-    compare("", "db_hh", db_hh, want.db, tolerance());
-    if (dh0.defined()) compare_most("dh0", dh0, want.dh0);
-    check_intact(workspace, "workspace");
-    if (std::memcmp(reserve_before.data(), reserve.data(), reserve.size())) complain("backward changed the reserve");
-    if (y_before != y_.values()) complain("backward changed y");
-  }
-
-  void expect_ok(const cuda::Result& r) {
-    if (!r.ok())
-      complain("status " + std::to_string(static_cast<int>(r.status)) + " code " + std::to_string(r.code) + " from " +
-               r.where);
-  }
   void check_intact(const GuardedMemory& m, const char* name) {
     if (!m.intact()) complain(std::string(name) + ": written outside");
   }
@@ -213,9 +193,10 @@ class CallCheck {
     }
   }
   // TF32 rounds where the reference does. Where a value lies between two roundings the two may differ by one, with all
-  // that follows in this sequence; but most elements must agree much better than that.
+  // that follows in this sequence; but most elements must agree much better than that. With a projection, persistent
+  // kernels round other numbers: W_hh W_hr, and not h.
   void compare_most(const char* name, const Tensor& t, const Values& want) {
-    if (!run_.tf32 || p_.dtype != DType::kFloat32 || p_.batch < 7 || exact_) return;
+    if (!run_.tf32 || p_.dtype != DType::kFloat32 || p_.batch < 7 || exact_ || p_.projection) return;
     const Values got = t.values();
     size_t apart = 0;
     for (size_t i = 0; i < got.size(); i++)
@@ -227,10 +208,139 @@ class CallCheck {
   Problem p_;
   const Layout l_;
   const Run run_;
-  Tensor y_;
+  Expected want_;
+  BackwardParams params_;
+  GuardedMemory reserve_;
+  Tensor x_, w_ih_, w_hh_, w_hr_, b_ih_, b_hh_, h0_, c0_, y_, h_n_, c_n_;
+  Tensor dy_, dh_n_, dc_n_, dx_, dh0_, dc0_, dw_ih_, dw_hh_, dw_hr_, db_ih_, db_hh_;
+  Values y_before_;
+  std::vector<char> reserve_before_;
   bool exact_ = false;
   double scale_ = 1, worst_ = 0;
   uint64_t digest_ = 0xcbf29ce484222325;
+  std::string errors_;
+};
+
+// The layers of a stack, and dropout between them.
+struct Stacked {
+  bool yes = false;
+  std::vector<unsigned char> kept;  // [layers - 1][R, H], empty: no dropout
+  double scale = 1;
+};
+
+// Gives every layer but the first its input, y of the one below after dropout, and every layer but the last its dy.
+inline void link_layers(std::vector<Problem>& layers, const Stacked& stack, bool tf32) {
+  const auto drop = [&](const Values& v, size_t layer, bool rounds) {
+    Values dropped = v;
+    for (size_t i = 0; i < v.size() && !stack.kept.empty(); i++) {
+      dropped[i] = stack.kept[layer * v.size() + i] ? v[i] * stack.scale : 0;
+      if (rounds) dropped[i] = rounded(layers[0].dtype, dropped[i]);
+    }
+    return dropped;
+  };
+  for (Problem& p : layers) p.tf32 = tf32;
+  for (size_t l = 1; l < layers.size(); l++) layers[l].x = drop(reference(layers[l - 1]).y, l - 1, true);
+  for (size_t l = layers.size() - 1; l > 0; l--) layers[l - 1].dy = drop(reference(layers[l]).dx, l - 1, false);
+}
+
+// A call of one run or several. What is wrong, empty if nothing.
+class CallCheck {
+ public:
+  CallCheck(std::vector<Problem> problems, const Layout& layout, const Run& run, const Stacked& stack = {})
+      : run_(run), stack_(stack) {
+    if (stack.yes) link_layers(problems, stack, run.tf32);
+    Layout l = layout;
+    for (const Problem& p : problems) {
+      runs_.emplace_back(p, l, run);
+      if (stack.yes) l.unwanted |= 1u << kDx;
+    }
+  }
+
+  std::string operator()() {
+    try {
+      check();
+    } catch (const std::exception& e) {
+      complain(e.what());
+    }
+    for (const RunCheck& r : runs_)
+      if (!r.errors().empty()) complain(r.errors());
+    return errors_;
+  }
+  // Of every bit of every result.
+  uint64_t digest() const {
+    uint64_t all = 0;
+    for (const RunCheck& r : runs_) all = all * 31 + r.digest();
+    return all;
+  }
+  // The largest error over what was allowed.
+  double worst() const {
+    double worst = 0;
+    for (const RunCheck& r : runs_) worst = std::max(worst, r.worst());
+    return worst;
+  }
+
+ private:
+  void check() {
+    emulation::options().seed = run_.seed;
+    for (RunCheck& r : runs_)
+      if (!r.lay_out()) return;
+    for (const bool keep : {false, true}) {
+      std::vector<ForwardParams> params;
+      for (RunCheck& r : runs_) params.push_back(r.before_forward(keep));
+      const bool at_once = goes_at_once(params[0], false);
+      for (size_t l = 1; at_once && l < params.size(); l++) params[l].x = {};
+      call(params, at_once, cuda::forward_workspace_bytes, cuda::forward);
+      for (RunCheck& r : runs_) r.after_forward(keep);
+      if (failed()) return;
+    }
+    std::vector<BackwardParams> params;
+    for (RunCheck& r : runs_) params.push_back(r.before_backward());
+    const bool at_once = goes_at_once(params[0], true);
+    for (size_t l = 0; at_once && l + 1 < params.size(); l++) params[l].dy = {};
+    call(params, at_once, cuda::backward_workspace_bytes, cuda::backward);
+    for (RunCheck& r : runs_) r.after_backward();
+  }
+
+  bool goes_at_once(const ForwardParams& first, bool backward) const {
+    return stack_.yes && cuda::stacks(first, static_cast<int64_t>(runs_.size()), run_.context, backward);
+  }
+  template <class Params>
+  void call(std::vector<Params>& params, bool at_once,
+            size_t (*bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
+            cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
+    if (stack_.yes && !at_once) {
+      for (Params& p : params) call(p, cuda::RunsOf<Params>(p), bytes, kernels);
+      return;
+    }
+    cuda::RunsOf<Params> runs(params.data(), static_cast<int>(params.size()));
+    const GuardedMemory kept(stack_.kept.size());
+    std::copy(stack_.kept.begin(), stack_.kept.end(), kept.data());
+    if (at_once) runs.stacked = true, runs.scale = stack_.scale;
+    if (at_once && !stack_.kept.empty()) runs.kept = reinterpret_cast<const unsigned char*>(kept.data());
+    call(params[0], runs, bytes, kernels);
+  }
+  template <class Params>
+  void call(Params& first, const cuda::RunsOf<Params>& runs,
+            size_t (*bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
+            cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
+    const GuardedMemory workspace(bytes(runs, run_.context));
+    first.workspace = workspace.data();
+    const cuda::Result r = kernels(runs, run_.context);
+    if (!r.ok())
+      complain("status " + std::to_string(static_cast<int>(r.status)) + " code " + std::to_string(r.code) + " from " +
+               r.where);
+    if (!workspace.intact()) complain("workspace: written outside");
+  }
+  bool failed() const {
+    for (const RunCheck& r : runs_)
+      if (!r.errors().empty()) return true;
+    return !errors_.empty();
+  }
+  void complain(const std::string& what) { errors_ += (errors_.empty() ? "" : "; ") + what; }
+
+  const Run run_;
+  const Stacked stack_;
+  std::vector<RunCheck> runs_;
   std::string errors_;
 };
 

@@ -40,7 +40,7 @@ int main(int argc, char** argv) {
     RandomCall call(random, {{DType::kFloat32}, false, i % 2 == 1, 1});
 #else
     const bool tf32 = random() % 2;
-    RandomCall call(random, {{DType::kFloat32}, false, i % 2 == 1, 1});
+    RandomCall call(random, {{DType::kFloat32}, true, i % 2 == 1, 1, true, true});
 #endif
     Run run;
     draw_run(random, run, tf32);

@@ -10,23 +10,26 @@ struct Draw {
   std::vector<DType> dtypes;
   bool projections = false, large = false;
   int cells = kCells;
+  bool directions = false;  // some calls have both
+  bool stacks = false;      // some have several layers
 };
 
 struct RandomCall {
-  Problem problem;
+  std::vector<Problem> runs;
   Layout layout;
+  Stacked stack;
 
   RandomCall() = default;
   RandomCall(std::mt19937_64& random, const Draw& draw) {
     const auto pick = [&](std::initializer_list<int64_t> list) { return list.begin()[random() % list.size()]; };
     const auto chance = [&](uint64_t in) { return random() % in == 0; };
-    Problem& p = problem;
+    Problem p;
     p.cell = static_cast<int>(random() % static_cast<uint64_t>(draw.cells));
     p.dtype = draw.dtypes[random() % draw.dtypes.size()];
     p.steps = pick({1, 2, 3, 5});
     p.batch = draw.large ? pick({1, 8, 17, 33}) : pick({1, 2, 7, 8, 9, 17});
     p.input = pick({1, 3, 8, 17});
-    p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 33});
+    p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 20, 33, 33});
     if (draw.projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
     if (p.projection >= p.hidden) p.projection = 0;
     p.reverse = chance(2);
@@ -45,18 +48,51 @@ struct RandomCall {
     l.batch_first = chance(3), l.gaps = chance(3);
     l.transposed_weights = chance(4), l.strided = !l.transposed_weights && chance(4);
     l.one_h0 = !p.h0.empty() && chance(4);
-    if (l.one_h0)
-      for (int64_t i = p.output(); i < static_cast<int64_t>(p.h0.size()); i++) p.h0[i] = p.h0[i % p.output()];
+    if (l.one_h0) use_one_h0(p);
     l.shift = chance(2) ? static_cast<int>(random() % 4) : 0;
     l.accumulate_dx = chance(3);
     if (chance(3)) l.unwanted = static_cast<unsigned>(random()) & ((1u << kGradients) - 1);
+    runs.push_back(p);
+    if (draw.directions && chance(3))
+      runs.push_back(another(random, p, l, !p.reverse));
+    else if (draw.stacks && chance(2) && !p.projection && !p.reverse)
+      add_layers(random, l);
+  }
+
+ private:
+  void add_layers(std::mt19937_64& random, const Layout& l) {
+    stack.yes = true;
+    const int64_t layers = 2 + static_cast<int64_t>(random() % 2);
+    while (static_cast<int64_t>(runs.size()) < layers) {
+      Problem p = runs[0];
+      p.input = p.hidden;
+      runs.push_back(another(random, p, l, false));
+    }
+    if (random() % 2) return;
+    stack.scale = 2;
+    stack.kept.resize(static_cast<size_t>((layers - 1) * runs[0].rows() * runs[0].hidden));
+    for (unsigned char& k : stack.kept) k = random() % 2;
+  }
+  // Other numbers; what is there is the same.
+  static Problem another(std::mt19937_64& random, Problem p, const Layout& l, bool reverse) {
+    const bool dy = !p.dy.empty(), dh_n = !p.dh_n.empty(), dc_n = !p.dc_n.empty();
+    p.reverse = reverse;
+    fill(p, random, !p.h0.empty(), !p.b_ih.empty());
+    if (!dy) p.dy.clear();
+    if (!dh_n) p.dh_n.clear();
+    if (!dc_n) p.dc_n.clear();
+    if (l.one_h0) use_one_h0(p);
+    return p;
+  }
+  static void use_one_h0(Problem& p) {
+    for (int64_t i = p.output(); i < static_cast<int64_t>(p.h0.size()); i++) p.h0[i] = p.h0[i % p.output()];
   }
 };
 
 // Longer than what one launch takes of a packed batch's offsets, and more rows than a chunk of the bias sums.
 inline RandomCall long_call(std::mt19937_64& random) {
   RandomCall call;
-  Problem& p = call.problem;
+  Problem& p = call.runs.emplace_back();
   p.steps = 460, p.batch = 2, p.hidden = 3;
   p.sizes.assign(static_cast<size_t>(p.steps), 2);
   std::fill(p.sizes.begin() + 455, p.sizes.end(), 1);
@@ -76,10 +112,13 @@ inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
 }
 
 inline double check_call(const RandomCall& call, const Run& run) {
-  CallCheck check(call.problem, call.layout, run);
+  CallCheck check(call.runs, call.layout, run, call.stack);
   const std::string errors = check();
   if (!errors.empty()) {
-    std::printf("%s seed=%llu: %s\n", to_string(call.problem, call.layout).c_str(),
+    std::printf("%s%s seed=%llu: %s\n", to_string(call.runs[0], call.layout).c_str(),
+                call.stack.yes         ? " stacked"
+                : call.runs.size() > 1 ? " both directions"
+                                       : "",
                 static_cast<unsigned long long>(run.seed), errors.c_str());
     failures()++;
   }

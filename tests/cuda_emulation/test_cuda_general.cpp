@@ -16,7 +16,8 @@ int main(int argc, char** argv) {
   std::mt19937_64 random(1);
   double worst = 0;
   for (int i = 0; i < count; i++) {
-    RandomCall call(random, {{DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}, true});
+    RandomCall call(random,
+                    {{DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}, true, false, kCells, true});
     run.seed = static_cast<uint64_t>(i);
     worst = std::max(worst, check_call(call, run));
   }

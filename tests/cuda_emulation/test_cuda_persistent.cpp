@@ -8,34 +8,46 @@ using namespace lstmfast;
 
 namespace {
 // What the kernels of a call have to deal with, so that a run shows what it has covered.
-void note(const Problem& problem, const Run& run, std::map<std::string, int>& seen) {
+void note(const RandomCall& call, const Run& run, std::map<std::string, int>& seen) {
+  const Problem& problem = call.runs[0];
   for (const bool backward : {false, true}) {
     cuda::Request r;
     r.backward = backward, r.gates = problem.gates(), r.dtype = problem.dtype, r.tf32 = run.tf32;
-    r.batch = problem.batch, r.hidden = problem.hidden;
+    r.batch = problem.batch, r.hidden = problem.hidden, r.steps = problem.steps;
+    r.projection = problem.projection;
+    r.runs = static_cast<int>(call.runs.size()), r.stacked = call.stack.yes;
     const cuda::Plan plan = cuda::make_plan(r, run.context.gpu, run.context.candidate);
     const cuda::Tiling& t = plan.tiling;
     std::string s = backward ? "backward" : "forward ";
-    static const char* const kRegimes[] = {", general", ", one SM", ", cluster", ", whole GPU"};
+    static const char* const kRegimes[] = {", general", ", one SM", ", cluster", ", whole GPU", ", stack"};
     s += kRegimes[static_cast<int>(plan.regime)];
     s += plan.multiplier == cuda::Multiplier::kFma ? ", fma" : ", mma";
     if (t.slices > 1) s += ", slices";
     if (t.tiles > 1) s += ", tiles";
     if (t.groups > 1) s += ", groups";
     seen[s]++;
+    const std::string where =
+        (backward ? "backward" : "forward") + std::string(kRegimes[static_cast<int>(plan.regime)]);
+    if (plan.regime == cuda::Regime::kStack) {
+      seen["stack, " + where + (call.stack.kept.empty() ? "" : ", dropout")]++;
+      seen["stack, " + where + (problem.sizes.empty() ? ", padded" : ", packed")]++;
+    } else if (plan.runs > 1) {
+      seen["both directions at once, " + where]++;
+    }
+    if (problem.projection) seen["projection, " + where]++;
   }
 }
 // The same call has the same bits in every schedule.
 void check_determinism(std::mt19937_64& random) {
   for (int i = 0; i < 20; i++) {
-    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16}, false, i % 4 == 3});
+    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16}, true, i % 4 == 3, kCells, true, true});
     const bool tf32 = random() % 2;
     Run run;
     draw_run(random, run, tf32);
     uint64_t first = 0;
     for (uint64_t seed = 0; seed < 4; seed++) {
       run.seed = seed;
-      CallCheck check(call.problem, call.layout, run);
+      CallCheck check(call.runs, call.layout, run, call.stack);
       CHECK(check().empty());
       if (seed == 0) first = check.digest();
       CHECK(check.digest() == first);
@@ -53,32 +65,41 @@ void check_refusal() {
   run.context.gpu = *cuda::gpu_named("A100");
   run.context.candidate = 0;
   emulation::options().refuses_cooperation = true;
-  const std::string errors = CallCheck(call.problem, call.layout, run)();
+  const std::string errors = CallCheck(call.runs, call.layout, run)();
   CHECK(errors.find("code 720 from persistent_forward") != std::string::npos);
   run.context.persistent = false;
-  CHECK(CallCheck(call.problem, call.layout, run)().empty());
+  CHECK(CallCheck(call.runs, call.layout, run)().empty());
   emulation::options().refuses_cooperation = false;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int count = argc > 1 ? std::atoi(argv[1]) : 200;
+  const int count = argc > 1 ? std::atoi(argv[1]) : 300;
   const int only = argc > 2 ? std::atoi(argv[2]) : -1;
   std::mt19937_64 random(2);
   std::map<std::string, int> seen;
   double worst = 0;
   for (int i = 0; i < count; i++) {
-    RandomCall call(random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, false, i % 8 == 7});
+    RandomCall call(random,
+                    {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, true, i % 6 == 5, kCells, true, true});
     Run run;
     const bool tf32 = random() % 2;
     draw_run(random, run, tf32);
     if (only >= 0 && i != only) continue;
-    note(call.problem, run, seen);
+    note(call, run, seen);
     worst = std::max(worst, check_call(call, run));
   }
   for (const auto& [plan, n] : seen) std::printf("%5d  %s\n", n, plan.c_str());
   std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
+  // Nothing that is to be covered here goes without.
+  for (const char* what : {"both directions at once", "projection"})
+    for (const char* direction : {"forward", "backward"})
+      for (const char* regime : {"one SM", "cluster", "whole GPU"})
+        CHECK(count < 300 || only >= 0 || seen[std::string(what) + ", " + direction + ", " + regime] > 0);
+  for (const char* direction : {"forward", "backward"})
+    for (const char* kind : {", dropout", ", packed", ", padded"})
+      CHECK(count < 300 || only >= 0 || seen[std::string("stack, ") + direction + ", stack" + kind] > 4);
   Run run;
   const bool tf32 = false;
   draw_run(random, run, tf32);

@@ -18,7 +18,7 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
     return;
   }
   const Tiling& t = p.tiling;
-  CHECK(r.dtype != DType::kFloat64 && r.projection == 0);
+  CHECK(r.dtype != DType::kFloat64);
   CHECK((p.multiplier == Multiplier::kFma) == (r.dtype == DType::kFloat32 && !r.tf32));
   // Registers: the kernel's weights are an instantiation, and its launch bounds hold.
   CHECK(t.weight_registers() == kWeightRegisters[0] || t.weight_registers() == kWeightRegisters[1]);
@@ -29,11 +29,15 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
   // One block an SM, and blocks that wait for each other all at once.
   CHECK(p.regime != Regime::kOneSm || t.group_blocks == 1);
   CHECK(p.regime != Regime::kCluster || (gpu.major >= 9 && t.group_blocks <= 8 && t.group_blocks <= gpu.sm_count));
-  CHECK(p.regime != Regime::kWholeGpu || (gpu.cooperative && t.blocks() <= gpu.sm_count));
+  CHECK(p.runs == 1 || p.runs == r.runs);
+  CHECK((p.regime == Regime::kStack) == (t.own_slice > 0) && (p.regime != Regime::kStack || r.stacked));
+  CHECK(p.regime != Regime::kStack || (gpu.cooperative && p.runs == r.runs && p.runs * t.blocks() <= gpu.sm_count));
+  CHECK(p.regime != Regime::kWholeGpu || (gpu.cooperative && p.runs * t.blocks() <= gpu.sm_count));
   // Everything is covered: the units, the depth and the sequences; and no group is without work.
   CHECK(static_cast<int64_t>(t.group_blocks) * t.unit_warps * t.warp_units >= r.hidden);
   CHECK(static_cast<int64_t>(t.group_blocks - 1) * t.unit_warps * t.warp_units < r.hidden);
-  CHECK(static_cast<int64_t>(t.slices) * t.depth_tiles * 32 >= exchange_width(r) * size_of(r.dtype));
+  CHECK(static_cast<int64_t>(t.slices - t.own_slice) * t.depth_tiles * 32 >= exchange_width(r) * size_of(r.dtype));
+  CHECK(t.own_slice == 0 || t.slices == 2 * t.own_slice);
   CHECK(static_cast<int64_t>(t.groups) * t.tiles * 8 >= r.batch);
   CHECK(static_cast<int64_t>(t.groups - 1) * t.tiles * 8 < r.batch);
   // Rows of the operand are aligned, and eight of them fall into different banks.
@@ -60,8 +64,13 @@ void everything_that_is_planned_can_run() {
                 check_runs(r, gpu, p);
                 persistent += p.regime != Regime::kGeneral;
                 for (const int candidate : {0, 1, 2, 7, 30}) check_runs(r, gpu, make_plan(r, gpu, candidate));
-                r.projection = 8;
-                CHECK(make_plan(r, gpu).regime == Regime::kGeneral);
+                r.runs = 2;
+                for (const int candidate : {-1, 0, 1, 2, 7, 30, 31}) check_runs(r, gpu, make_plan(r, gpu, candidate));
+                r.runs = 3, r.stacked = true;
+                for (const int candidate : {-1, 0, 1, 2, 7, 30}) check_runs(r, gpu, make_plan(r, gpu, candidate));
+                r.runs = 2, r.stacked = false;
+                r.projection = hidden / 2;
+                check_runs(r, gpu, make_plan(r, gpu));
               }
   CHECK(persistent > 1000);
 }
@@ -86,12 +95,69 @@ void choices() {
   CHECK(regime("H200", DType::kFloat32, 16, 64) == Regime::kOneSm);
   CHECK(regime("H200", DType::kFloat32, 16, 512) == Regime::kWholeGpu);
   CHECK(regime("H200", DType::kFloat64, 16, 64) == Regime::kGeneral);
+  // W_hh W_hr is as large as W_hh of a layer without projection, and takes time to compute.
+  Request projected{false, 4, DType::kBFloat16, false, 16, 1024, 512};
+  CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kWholeGpu);
+  projected.steps = 1;
+  CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kGeneral);
+  projected.steps = 100, projected.hidden = 2048;
+  CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kGeneral);
   // A few steps are not worth loading the weights of many SMs.
   CHECK(make_plan({false, 4, DType::kBFloat16, false, 16, 512, 0, 1}, *gpu_named("A100")).regime == Regime::kGeneral);
   GpuInfo no_cooperation = *gpu_named("H200");
   no_cooperation.cooperative = false;
   CHECK(make_plan({false, 4, DType::kBFloat16, false, 16, 1024, 0}, no_cooperation).regime == Regime::kGeneral);
   CHECK(!gpu_named("no such GPU"));
+}
+
+// Both directions go on at once where they fit, which is never slower by the model: half of the SMs are enough for
+// each, or a group of each has all of them.
+void directions() {
+  const GpuInfo& gpu = *gpu_named("H200");
+  Request r{false, 4, DType::kBFloat16, false, 16, 256, 0};
+  for (const bool backward : {false, true})
+    for (const int64_t hidden : {64, 256, 512, 1024}) {
+      r.backward = backward, r.hidden = hidden, r.runs = 1;
+      const Plan one = make_plan(r, gpu);
+      r.runs = 2;
+      const Plan both = make_plan(r, gpu);
+      CHECK(both.runs == 2 && both.microseconds < 2 * one.microseconds);
+      CHECK(describe(both).find("both directions in one launch") != std::string::npos);
+      CHECK(describe(one).find("directions") == std::string::npos);
+    }
+  // W_hh of one direction fits, that of two does not.
+  GpuInfo small = gpu;
+  small.sm_count = 60;
+  r = {false, 4, DType::kBFloat16, false, 16, 768, 0};
+  r.runs = 2;
+  const Plan plan = make_plan(r, small);
+  CHECK(plan.regime == Regime::kWholeGpu && plan.runs == 1);
+}
+
+// Layers go through one launch where W_ih and W_hh of all of them fit, and there are steps enough.
+void layers() {
+  const GpuInfo& gpu = *gpu_named("H200");
+  Request r{false, 4, DType::kBFloat16, false, 16, 256, 0};
+  r.stacked = true;
+  for (const bool backward : {false, true})
+    for (const int layers : {2, 4}) {
+      r.backward = backward, r.runs = layers, r.hidden = 256;
+      const Plan plan = make_plan(r, gpu);
+      CHECK(plan.regime == Regime::kStack && plan.runs == layers);
+      CHECK(describe(plan).find("all layers in one launch") != std::string::npos);
+      r.hidden = 1024;
+      CHECK(make_plan(r, gpu).regime == Regime::kWholeGpu);
+    }
+  ForwardParams p;
+  p.dtype = DType::kBFloat16;
+  p.shape.steps = 100, p.shape.batch = 16, p.shape.rows = 1600, p.shape.hidden = p.shape.input = 256;
+  Context context;
+  context.gpu = gpu;
+  CHECK(stacks(p, 2, context, false) && !stacks(p, 1, context, false) && !stacks(p, kMostRuns + 1, context, false));
+  p.shape.projection = 8;
+  CHECK(!stacks(p, 2, context, false));
+  p.shape.projection = 0, context.persistent = false;
+  CHECK(!stacks(p, 2, context, false));
 }
 
 void words() {
@@ -104,7 +170,7 @@ void words() {
   Context context;
   context.gpu = gpu;
   context.persistent = false;
-  CHECK(describe(forward_plan({}, context)).find("asked for") != std::string::npos);
+  CHECK(describe(plan_for({}, 1, false, context, false)).find("asked for") != std::string::npos);
 }
 
 void reserve() {
@@ -142,6 +208,8 @@ int main(int argc, char** argv) {
   }
   everything_that_is_planned_can_run();
   choices();
+  directions();
+  layers();
   words();
   reserve();
   return finish();
