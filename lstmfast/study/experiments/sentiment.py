@@ -211,7 +211,7 @@ EXPERIMENT = Experiment(
     bands=(
         # It counts, so that it varies with the split alone, which is fixed.
         Band("accuracy of Naive Bayes", lambda results: _baseline(results, "Naive Bayes"), 0.78, 0.82),
-        Band("accuracy of the LSTM, last output", lambda results: _accuracy(results, "LSTM", "last"), 0.66, 0.78),
+        Band("accuracy of the LSTM, last output", lambda results: _accuracy(results, "LSTM", "last"), 0.63, 0.76),
     ),
     sources=(movie_reviews.SOURCE,),
 )

@@ -12,7 +12,7 @@ from ..data.words import words
 from ..experiment import Band, Experiment, Key, Literature, Setting, Table
 from ..models.ngram import Ngram
 from ..plots import Plot, label, style
-from ..results import Results, Spread
+from ..results import Results
 from .language_modelling import Text, learning_curve, training
 
 LAYERS = [("RNN", "default"), ("LSTM", "default"), ("LSTM", "forget1")]
@@ -80,14 +80,11 @@ def step(key: Key, setting: Setting) -> Callable[[], float]:
 
 
 def tables(results: Results) -> list[Table]:
-    def short(spread: Spread) -> str:
-        return f"{spread.mean:.1f} ({spread.low:.1f} to {spread.high:.1f})"
-
     rows = []
     for layer, init in LAYERS:
         key = {"layer": layer, "init": init}
         parameters = f"{results.select(**key)[0].figures['parameters']:,}"
-        perplexity, seconds = short(results.spread("perplexity", **key)), f"{results.mean('seconds', **key):.1f}"
+        perplexity, seconds = str(results.spread("perplexity", **key)), f"{results.mean('seconds', **key):.1f}"
         rows.append((label(layer, init), perplexity, parameters, seconds))
     first = results.records[0].figures
     rows.append((f"{results.budget.ngram_order}-gram", f"{first['ngram_perplexity']:.1f}", "", ""))
@@ -125,7 +122,7 @@ def _draw(results: Results, figure) -> None:
         axes.axhline(ngram, color="gray", linestyle="--", linewidth=1)
         name = f"{results.budget.ngram_order}-gram"
         axes.annotate(name, (1, ngram), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
-    by_epoch.set(xlabel="epochs", ylabel="perplexity, held out", yscale="log")
+    by_epoch.set(xlabel="epochs", ylabel="perplexity, held out")
     by_second.set(xlabel="seconds of training")
     by_epoch.legend()
 
@@ -152,7 +149,7 @@ EXPERIMENT = Experiment(
         # It counts; the text alone, which differs between Python versions, changes it.
         Band("perplexity of the 3-gram", lambda results: results.records[0].figures["ngram_perplexity"], 20, 28),
         Band(
-            "perplexity of the LSTM", lambda results: results.mean("perplexity", layer="LSTM", init="default"), 20, 60
+            "perplexity of the LSTM", lambda results: results.mean("perplexity", layer="LSTM", init="default"), 22, 30
         ),
     ),
     sources=(topics.SOURCE, verses.SOURCE),
