@@ -163,8 +163,8 @@ def findings(results: Results) -> list[Finding]:
                 "C13",
                 verdict(lstm > rnn + NOISE, biased > rnn + NOISE),
                 f"The LSTM's accuracy is higher by more than {NOISE} where {read} is read.",
-                f"RNN {rnn:.3f}, LSTM {lstm:.3f}, with forget bias 1 {biased:.3f}; Naive Bayes, which counts words and "
-                f"pairs of words, {naive_bayes:.3f}",
+                f"from {read}: RNN {rnn:.3f}, LSTM {lstm:.3f}, with forget bias 1 {biased:.3f}; Naive Bayes, counting "
+                f"words and pairs of words, {naive_bayes:.3f}",
             )
         )
     return found
