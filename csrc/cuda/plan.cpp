@@ -78,7 +78,7 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
     t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
     t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
     const int64_t part_slices = ceil_div(depth, t.depth_tiles), slices = r.stacked ? 2 * part_slices : part_slices,
-                  most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma) / 32;
+                  most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma, r.stacked) / 32;
     const int64_t useful_warps = ceil_div(r.hidden, t.warp_units);
     for (int64_t unit_warps = 1; unit_warps * slices <= most_warps && unit_warps <= useful_warps; unit_warps++) {
       t.own_slice = r.stacked ? static_cast<int>(part_slices) : 0;

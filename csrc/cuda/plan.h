@@ -90,10 +90,10 @@ int64_t exchange_gate_width(const Request& r);
 int64_t exchange_width(const Request& r);
 
 // Registers in which a thread holds weights, and how many threads a block may have so that the kernel does not spill:
-// its launch bounds. Tensor cores in forward need the fewest others.
+// its launch bounds. Tensor cores in forward need the fewest others, a stack two addresses more.
 constexpr int kWeightRegisters[] = {64, 128};
-LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma) {
-  return weight_registers > 64 ? 256 : backward || fma ? 384 : 512;
+LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma, bool stacked) {
+  return weight_registers > 64 ? 256 : backward || fma || stacked ? 384 : 512;
 }
 
 // Descriptions of GPUs by name, for explain() and tests; null if unknown.

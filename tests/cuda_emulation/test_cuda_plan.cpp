@@ -24,8 +24,8 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
   CHECK((p.multiplier == Multiplier::kFma) == (r.dtype == DType::kFloat32 && !r.tf32));
   // Registers: the kernel's weights are an instantiation, and its launch bounds hold.
   CHECK(t.weight_registers() == kWeightRegisters[0] || t.weight_registers() == kWeightRegisters[1]);
-  CHECK(t.threads() >= 32 &&
-        t.threads() <= most_threads(t.weight_registers(), r.backward, p.multiplier == Multiplier::kFma));
+  CHECK(t.threads() >= 32 && t.threads() <= most_threads(t.weight_registers(), r.backward,
+                                                         p.multiplier == Multiplier::kFma, p.regime == Regime::kStack));
   CHECK(t.depth_tiles % 2 == 0);
   CHECK(t.shared_bytes <= gpu.shared_per_block_optin);
   // One block an SM, and blocks that wait for each other all at once.
