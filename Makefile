@@ -19,7 +19,7 @@ CUDA_VENV ?= build/cuda-venv
 CUDA_CHECK := build/cuda-check
 EMULATED := build/emulated
 
-CPP_FILES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
+CPP_FILES := $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
 EXTENSION_SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py tools/cuda_build.py pyproject.toml VERSION
 
 # Each stamp is touched when its step has been done, so that no step is done twice.
@@ -152,7 +152,9 @@ $(DEV_STAMP): requirements/dev.txt $(TORCH_STAMP)
 
 $(STUDY_STAMP): requirements/study-data.txt $(VENV_STAMP)
 	mkdir -p build/study-data
-	$(PIP) install --no-deps -r $< && touch $@ || echo "the study's data could not be installed"
+	$(PIP) install --no-deps -r $< && \
+	  $(PIP) download -q --no-deps --no-binary :all: -d build/study-data vaderSentiment==3.3.2 && \
+	  touch $@ || echo "the study's data could not be installed"
 
 $(CUDA_VENV)/.created:
 	$(PYTHON) -m venv $(CUDA_VENV)

@@ -1,7 +1,11 @@
 """Small data sets in the formats of the real ones, for the study's tests: made up, but read by the same loaders."""
 
+import io
 import math
+import struct
+import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 TS = """# a comment
@@ -32,10 +36,47 @@ def sunspots() -> str:
     return "\n".join(['"YEAR","SUNACTIVITY"', *rows]) + "\n"
 
 
+def reviews() -> str:
+    """Sentences that one word decides; the last one is rated 0 and the one before is there twice."""
+    kinds = [("good", 2.5), ("bad", -1.5)]
+    lines = [f"{index}\t{kinds[index % 2][1]}\tA {kinds[index % 2][0]} film, number {index}." for index in range(60)]
+    return "\n".join([*lines, "60\t1.0\tTwice,  once", "61\t-1.0\tTwice, once", "62\t0.0\tSo so"]) + "\n"
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    """A .tar.gz of these files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def bible_text(folder: Path, testaments: dict[str, list[list[str]]]) -> None:
+    """A zText module of the SWORD project: per testament the blocks, each a list of verses."""
+    folder.mkdir(parents=True)
+    for testament, blocks in testaments.items():
+        index, verses, text = b"", b"", b""
+        for number, block in enumerate(blocks):
+            content = b""
+            for verse in block:
+                verses += struct.pack("<IIH", number, len(content), len(verse.encode()))
+                content += verse.encode()
+            packed = zlib.compress(content)
+            index += struct.pack("<III", len(text), len(packed), len(content))
+            text += packed
+        for kind, data in (("bzs", index), ("bzv", verses), ("bzz", text)):
+            (folder / f"{testament}.{kind}").write_bytes(data)
+
+
 def write(folder: Path) -> Path:
-    """The speech as plain files, the sunspots inside a wheel: the two ways in which data can be given."""
+    """The sunspots inside a wheel, the rest as plain files: the two ways in which data can be given."""
     for part, cases in (("TRAIN", 3), ("TEST", 2)):
         (folder / f"JapaneseVowels_{part}.ts").write_text(japanese_vowels(cases), encoding="utf-8")
     with zipfile.ZipFile(folder / "statsmodels-0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("statsmodels/datasets/sunspots/sunspots.csv", sunspots())
+    (folder / "movieReviewSnippets_GroundTruth.txt").write_text(reviews(), encoding="utf-8")
+    (folder / "pairs.tsv").write_text("".join(f"{n:b}\t{n:o}\n" for n in range(40)), encoding="utf-8")
     return folder

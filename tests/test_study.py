@@ -17,7 +17,19 @@ from lstmfast.study import comparison, plots, registry, trainer
 from lstmfast.study.claims import CLAIMS, Finding, Verdict, verdict
 from lstmfast.study.data.source import Missing, Source
 from lstmfast.study.experiment import Band, Experiment, Literature, Setting, Table
-from lstmfast.study.experiments import adding, cost, forecast, gates, gradient_flow, speech_gap, stability
+from lstmfast.study.experiments import (
+    adding,
+    cost,
+    forecast,
+    gates,
+    gradient_flow,
+    sentiment,
+    speech_gap,
+    stability,
+    text,
+    translate,
+    words,
+)
 from lstmfast.study.trainer import Recipe
 
 COMMON = ("--seeds", "1")
@@ -32,6 +44,12 @@ TINY = {
     "stability": stability.Budget(1, 20, (("sgd", 1.0), ("adam", 0.1)), 4, 10, 4, 8),
     "cost": cost.Budget(1, (8, 16), 1, RECIPE, hidden_size=8, embedding_size=4, test_characters=2000),
     "forecast": forecast.Budget(1, RECIPE, hidden_size=4),
+    "text": text.Budget(1, 1, 2, 4, 20, 8, 8, ngram_order=2, sample=5, characters=3000),
+    "words": words.Budget(
+        1, characters=3000, epochs=1, batch=4, length=10, embedding_size=4, hidden_size=8, ngram_order=2
+    ),
+    "translate": translate.Budget(1, pairs=40, steps=4, batch=8, embedding_size=4, hidden_size=8),
+    "sentiment": sentiment.Budget(1, tested=20, epochs=1, embedding_size=4, hidden_size=8),
 }
 
 
@@ -158,8 +176,8 @@ def test_report_of_all_verdicts(tmp_path, use, capsys):
     for one in Verdict:
         assert one.value in printed
         assert f">{one.value}</span>" in page
-    for text in ("rule two", "measured three", "somebody 1999", "A toy &amp; its &lt;figures&gt;", "1.5 (1 to 2)"):
-        assert text in page
+    for expected in ("rule two", "measured three", "somebody 1999", "A toy &amp; its &lt;figures&gt;", "1.5 (1 to 2)"):
+        assert expected in page
     assert page.count("data:image/png;base64,iVBOR") == 1
     assert "http" not in page, "the page needs nothing beside it"
     assert page.count("not measured") == len(CLAIMS) - 3

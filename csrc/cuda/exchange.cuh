@@ -148,37 +148,41 @@ struct ThroughL2 {
 template <class T>
 struct ThroughStack : ThroughL2<T> {
   static constexpr bool kStacked = true;
-  unsigned char *from, *to;  // [steps][groups][sequences][row_bytes] of this group; null at the ends of the stack
-  const uint32_t* source;    // the flag of the group that hands on
-  int64_t step_bytes;
-  int steps, own;  // bytes before the group's own part in a row of shared memory
+  const PersistentCall& p;
+  unsigned char* handed;  // [steps][groups][sequences][row_bytes]: this group's, of the first step
+  bool is_fed, feeds;     // not at the ends of the stack
 
-  LF_DEVICE ThroughStack(const PersistentCall& p, unsigned char* memory)
-      : ThroughL2<T>(p, memory), steps(p.steps), own(p.plan.tiling.own_slice * p.plan.tiling.depth_tiles * 32) {
-    const int group = static_cast<int>(dev::block_index() / this->blocks), run = group / p.plan.tiling.groups;
-    const int64_t bytes = static_cast<int64_t>(this->tiles) * 8 * this->row_bytes;
-    step_bytes = p.plan.tiling.groups * bytes;
-    to = static_cast<unsigned char*>(p.handed) + run * steps * step_bytes + group % p.plan.tiling.groups * bytes;
-    from = run > 0 ? to - steps * step_bytes : nullptr;
-    if (run + 1 == p.plan.runs) to = nullptr;
-    source = this->flag - p.plan.tiling.groups * kFlagStride;
+  LF_DEVICE ThroughStack(const PersistentCall& call, unsigned char* memory) : ThroughL2<T>(call, memory), p(call) {
+    const int groups = p.plan.tiling.groups, group = static_cast<int>(dev::block_index() / this->blocks);
+    const int run = group / groups;
+    is_fed = run > 0, feeds = run + 1 < p.plan.runs;
+    handed = static_cast<unsigned char*>(p.handed) + run * run_bytes() + group % groups * (step_bytes() / groups);
+  }
+  // What is not in registers comes from the arguments again.
+  LF_DEVICE int64_t step_bytes() const {
+    return static_cast<int64_t>(p.plan.tiling.groups) * this->tiles * 8 * this->row_bytes;
+  }
+  LF_DEVICE int64_t run_bytes() const { return p.steps * step_bytes(); }
+  LF_DEVICE unsigned char* handed_row(int s, int n) const {
+    return handed + s * step_bytes() + static_cast<int64_t>(n) * this->row_bytes;
   }
 
   LF_DEVICE void hand_on(int s, int n, int col, T x) const {
-    if (to) reinterpret_cast<T*>(to + s * step_bytes + static_cast<int64_t>(n) * this->row_bytes)[col] = x;
+    if (feeds) reinterpret_cast<T*>(handed_row(s, n))[col] = x;
   }
-  // Its step s has been handed on when it has released step s + 1.
+  // The run before has handed on step s when it has released step s + 1.
   LF_DEVICE void acquire(int s) const {
     if (dev::thread_index() == 0) {
-      if (from && s < steps) dev::wait_acquire(source, static_cast<uint32_t>(s + 2) * this->blocks);
+      const uint32_t* before = this->flag - p.plan.tiling.groups * kFlagStride;
+      if (is_fed && s < p.steps) dev::wait_acquire(before, static_cast<uint32_t>(s + 2) * this->blocks);
       dev::wait_acquire(this->flag, static_cast<uint32_t>(s + 1) * this->blocks);
     }
     dev::sync_block();
     fetch(s, 0);
   }
   LF_DEVICE void fetch(int s, int j) const {
-    if (from && s < steps)
-      this->copy_tile(this->tile(s, j), from + s * step_bytes + static_cast<int64_t>(j) * 8 * this->row_bytes);
+    const int own = p.plan.tiling.own_slice * p.plan.tiling.depth_tiles * 32;  // bytes of the first part
+    if (is_fed && s < p.steps) this->copy_tile(this->tile(s, j), handed_row(s, j * 8) - run_bytes());
     this->copy_tile(this->tile(s, j) + own, this->row(s, j * 8));
     dev::commit_copies();
   }

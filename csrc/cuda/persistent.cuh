@@ -109,11 +109,12 @@ LF_DEVICE T weight_at(const ConstMatrix& w, int r, int c) {
 }
 
 // One step's product. `load(j)` starts to read what tile j's cell needs: before the product and, for the first tile,
-// before the exchange. `finish(j, loaded, sums)` is the cell. In a stack, loaded.pass(sums) applies dropout to what the
-// layer beside has handed on.
-template <class Multiplier, class S, class Shared, class Exchange, class Load, class Finish>
+// before the exchange. `finish(j, loaded, sums)` is the cell. In a stack, `pass(loaded, sums)` applies dropout to the
+// product with what the layer beside has handed on.
+template <class Multiplier, class S, class Shared, class Exchange, class Load, class Pass, class Finish>
 LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, const Shared& shared,
-                                const Exchange& exchange, int s, const Load& load, const Finish& finish) {
+                                const Exchange& exchange, int s, const Load& load, const Pass& pass,
+                                const Finish& finish) {
   auto loaded = load(at.slice);
   exchange.acquire(s);
   const int depth = at.slice * S::kDepthTiles * kTileBytes;
@@ -136,7 +137,7 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
     if constexpr (Exchange::kStacked) {
       Sums<S> sums{};
       shared.add_slices(sums, at, j, 0, at.t.own_slice);
-      loaded.pass(sums);
+      pass(loaded, sums);
       shared.add_slices(sums, at, j, at.t.own_slice, at.t.slices);
       finish(j, loaded, sums);
     } else if (alone) {
@@ -203,7 +204,6 @@ struct PersistentForwardKernel
 
   struct Pre {
     float at[kGroups][2][kGates];
-    LF_DEVICE void pass(Sums<S>&) const {}  // dropout was applied before the product
   };
   static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
 
@@ -223,6 +223,7 @@ struct PersistentForwardKernel
       const int go_on = device_step(p, r.reverse ? step.t - 1 : step.t + 1).active;
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, j); },
+          [](const Pre&, Sums<S>&) {},  // dropout was applied before the product
           [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, go_on, j, pre, sums); });
       exchange.release(s + 1);
     }
@@ -342,12 +343,6 @@ struct PersistentBackwardKernel
   struct Saved {
     float gates[kGroups][2][Cell::kSaved], c[kGroups][2], c_before[kGroups][2], dy[kGroups][2];
     unsigned kept;  // in a stack: what goes on of the gradient from the layer above, a bit each
-    float scale;
-    // Selected, not multiplied: where there is no gradient from above, there may be anything.
-    LF_DEVICE void pass(Sums<S>& x) const {
-#pragma unroll
-      for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] = kept >> i & 1 ? x.at[i / 4][i % 4] * scale : 0.f;
-    }
   };
 
   using Base::Base;
@@ -371,15 +366,25 @@ struct PersistentBackwardKernel
       const DeviceStep before = device_step(p, r.reverse ? step.t + 1 : step.t - 1);
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, before, j); },
+          [&](const Saved& saved, Sums<S>& sums) { pass(saved, sums); },
           [&](int j, const Saved& saved, const Sums<S>& sums) { finish(s, after, step, j, saved, sums); });
       exchange.release(s + 1);
       after = step, step = before;
     }
   }
 
+  // Selected, not multiplied: where there is no gradient from above, there may be anything.
+  LF_DEVICE void pass(const Saved& saved, Sums<S>& x) const {
+    const float scale = r.kept ? p.scale : 1.f;
+#pragma unroll
+    for (int i = 0; i < S::kRowTiles * 4; i++) {
+      float& sum = x.at[i / 4][i % 4];
+      sum = saved.kept >> i & 1 ? sum * scale : 0.f;
+    }
+  }
+
   LF_DEVICE Saved load(const DeviceStep& step, const DeviceStep& before, int j) const {
     Saved saved{};
-    if constexpr (kStacked) saved.scale = r.kept ? p.scale : 1.f;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int n = at.first + at.local(j, e);

@@ -13,6 +13,10 @@ _MODULES = {
     "stability": "stability",
     "cost": "cost",
     "forecast": "forecast",
+    "text": "text",
+    "words": "words",
+    "translate": "translate",
+    "sentiment": "sentiment",
 }
 
 

@@ -8,8 +8,16 @@ from pathlib import Path
 
 from .source import Source
 
-SOURCE = Source("number words", "num2words, LGPL-2.1-or-later", "num2words", "pip install num2words")
 PAIRS_FILE = "pairs.tsv"
+
+
+class _Package(Source):
+    def present(self, data: Path | None = None) -> bool:
+        """num2words is imported, so that a wheel in a folder is not enough."""
+        return self.folder() is not None or (data is not None and (data / PAIRS_FILE).is_file())
+
+
+SOURCE = _Package("numbers in words", "num2words, LGPL-2.1-or-later", "num2words", "pip install num2words")
 
 
 def load(limit: int, data: Path | None = None, source: str = "de", target: str = "en") -> list[tuple[str, str]]:

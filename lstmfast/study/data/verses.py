@@ -72,6 +72,7 @@ def read_module(folder: Path) -> Iterator[tuple[tuple[str, int], str]]:
 
 
 def without_markup(text: str) -> str:
-    """What is to be read, without notes, headings and tags."""
-    text = re.sub(r"<(note|title)\b.*?</\1>", "", text, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+    """What is to be read, without notes, headings, tags and paragraph marks."""
+    text = re.sub(r"<(note|title)\b.*?</\1>|¶", "", text, flags=re.DOTALL)
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+    return re.sub(r" (?=[,.;:?!)\]])", "", text)  # left by a tag that ended a word

@@ -1,7 +1,6 @@
 """A sentence classifier: sentences of different lengths go through the recurrent layer packed, without padding, and are
 pooled over time, where padding must not count."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -13,11 +12,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 PAD, UNKNOWN = 0, 1
 
 Pooling = Literal["last", "mean", "max"]
-
-
-def words(sentence: str) -> list[str]:
-    """Lower-case words and punctuation marks."""
-    return re.findall(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[^\sa-z0-9]", sentence.lower())
 
 
 class Vocabulary:

@@ -90,7 +90,7 @@ class Translator(nn.Module):
         embedded = self.source_embedding(pairs.sources)
         packed = pack_padded_sequence(embedded, pairs.lengths, enforce_sorted=False)
         outputs, state = self.encoder(packed)
-        outputs, _ = pad_packed_sequence(outputs)
+        outputs, _ = pad_packed_sequence(outputs, total_length=len(pairs.sources))
         return (outputs, pairs.sources == PAD), state
 
     def decode(self, characters: Tensor, memory: tuple[Tensor, Tensor], state):
