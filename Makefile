@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+STUDY_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ CUDA_VENV ?= build/cuda-venv
 CUDA_CHECK := build/cuda-check
 EMULATED := build/emulated
 
-CPP_FILES := $(shell find csrc tests -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
+CPP_FILES := $(shell find csrc tests bench -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \))
 EXTENSION_SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py tools/cuda_build.py pyproject.toml VERSION
 
 # Each stamp is touched when its step has been done, so that no step is done twice.
@@ -26,13 +27,14 @@ VENV_STAMP := $(VENV)/.created
 TORCH_STAMP := $(VENV)/.torch-installed
 TOOLS_STAMP := $(VENV)/.build-tools-installed
 DEV_STAMP := $(VENV)/.dev-installed
+STUDY_STAMP := $(VENV)/.study-data-installed
 EXTENSION_STAMP := $(CPP_BUILD)/.installed
 
 # Two pips at once would get in each other's way; ninja compiles in parallel all the same.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env build demo test test-all cpp-test sanitize sanitize-threads lint format wheel clean
+.PHONY: help env build demo study test test-all cpp-test sanitize sanitize-threads lint format wheel clean
 .PHONY: arm-check baseline-check
 .PHONY: cuda-compile cuda-emulation-test build-cuda-check gpu-check
 
@@ -45,6 +47,10 @@ build: $(EXTENSION_STAMP) ## compile and install lstmfast into .venv, so that ch
 
 demo: build $(DEV_STAMP) ## train a language model with torch.nn.LSTM and with lstmfast.LSTM (DEMO_ARGS="--steps 300 ...")
 	$(BIN)/python examples/char_lm.py $(DEMO_ARGS)
+
+# Without its data an experiment is left out, and the command says what is missing.
+study: build $(DEV_STAMP) $(STUDY_STAMP) ## LSTM against RNN, measured: build/study/report.html (STUDY_ARGS="--full --seeds 1 ...")
+	$(BIN)/python -m lstmfast study run all --out build/study --data build/study-data $(STUDY_ARGS)
 
 test: build $(DEV_STAMP) cpp-test ## the quick suite: C++ tests, then pytest without the slow ones (PYTEST_ARGS="-k packed ...")
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
@@ -143,6 +149,12 @@ $(TOOLS_STAMP): requirements/build.txt $(VENV_STAMP)
 $(DEV_STAMP): requirements/dev.txt $(TORCH_STAMP)
 	$(PIP) install -r $<
 	@touch $@
+
+$(STUDY_STAMP): requirements/study-data.txt $(VENV_STAMP)
+	mkdir -p build/study-data
+	$(PIP) install --no-deps -r $< && \
+	  $(PIP) download -q --no-deps --no-binary :all: -d build/study-data vaderSentiment==3.3.2 && \
+	  touch $@ || echo "the study's data could not be installed"
 
 $(CUDA_VENV)/.created:
 	$(PYTHON) -m venv $(CUDA_VENV)

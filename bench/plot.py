@@ -1,6 +1,7 @@
 """Draws a result file of bench.py: python bench/plot.py RESULT.json --out DIR
 
-Heat maps of the ratios by shape, mode and threads, and for the preset scaling the times and ratios along each sweep.
+Heat maps of the ratios by shape, mode and threads; times and ratios along the sweeps of the presets scaling and gpu;
+and for the latter heat maps of the ratios by H and B.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from lstmfast_bench.results import Pivot, Record
 matplotlib.use("Agg")  # draws into files, so that no display is needed
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullLocator
+
+HXB = "H x B"  # in Point.sweeps
 
 _FACTORS = (0.25, 0.5, 1, 2, 4, 8)  # of the colours; beyond, the colour stays and the number tells
 
@@ -45,9 +48,12 @@ def draw(result: dict[str, Any], directory: Path) -> list[Path]:
     """Returns the paths of what it has written."""
     source = environment.one_line(result)
     paths = []
-    for pivot in results.pivots(r for r in result["points"] if not r["sweeps"]):
+    for pivot in results.pivots(filter(results.stands_alone, result["points"])):
         paths.append(directory / f"speedup-{pivot.name}.png")
         draw_heat_map(pivot, source, paths[-1])
+    for pivot in results.pivots(r for r in result["points"] if HXB in r["sweeps"]):
+        paths.append(directory / f"map-{pivot.name}.png")
+        draw_map(pivot, source, paths[-1])
     for size, pivot in _sweeps(result["points"]):
         paths.append(directory / f"scaling-{pivot.name}-{size}.png")
         draw_sweep(size, pivot, source, paths[-1])
@@ -61,27 +67,57 @@ def draw_heat_map(pivot: Pivot, source: str, path: Path) -> None:
     if len(rows) > 1:
         values.append([pivot.geometric_mean(column) for column in pivot.columns])
         rows.append("geometric mean")
-    logs = np.log2(values)
     figure, axes = plt.subplots(
         figsize=(max(9.0, 4.6 + 1.3 * len(pivot.columns)), max(4.6, 2.2 + 0.42 * len(rows))),
         layout="constrained",
         dpi=110,
     )
+    image = _show_ratios(axes, values)
+    axes.set_xticks(range(len(pivot.columns)), ["\n".join((mode, *_ran_on(pivot, n))) for mode, n in pivot.columns])
+    axes.set_yticks(range(len(rows)), rows, family="monospace")
+    axes.set_ylabel("T x B x I x H x layers (+: two directions)")
+    if rows[-1] == "geometric mean":
+        axes.axhline(len(rows) - 1.5, color="black", linewidth=1.5)
+    _finish_heat_map(figure, axes, image, pivot)
+    _save(figure, source, path)
+
+
+def draw_map(pivot: Pivot, source: str, path: Path) -> None:
+    """By hidden units (rows) and sequences (columns), a panel for each mode."""
+    modes = sorted({mode for mode, _ in pivot.columns})
+    figure, panels = plt.subplots(
+        1, len(modes), figsize=(max(9.0, 1.5 + 5.0 * len(modes)), 5.2), layout="constrained", dpi=110, squeeze=False
+    )
+    for axes, mode in zip(panels[0], modes, strict=True):
+        ratios = {}
+        for record in pivot.cells.values():
+            if record["mode"] == mode:
+                ratios[_size_of("H", record), _size_of("B", record)] = record["ratio"]["median"]
+        heights, batches = (sorted({key[i] for key in ratios}) for i in (0, 1))
+        image = _show_ratios(axes, [[ratios.get((h, b), math.nan) for b in batches] for h in heights])
+        axes.set_xticks(range(len(batches)), batches)
+        axes.set_yticks(range(len(heights)), heights)
+        axes.set(title=mode, xlabel=_AXES["B"], ylabel=_AXES["H"])
+    _finish_heat_map(figure, list(panels[0]), image, pivot)
+    _save(figure, source, path)
+
+
+def _show_ratios(axes: Any, values: Sequence[Sequence[float]]) -> Any:
+    """Coloured by their logarithm, with the figure in each field; NaN is left blank."""
+    logs = np.log2(values)
     norm = matplotlib.colors.TwoSlopeNorm(0, math.log2(_FACTORS[0]), math.log2(_FACTORS[-1]))
     image = axes.imshow(logs, cmap="RdBu", norm=norm, aspect="auto")
     for (row, column), value in np.ndenumerate(logs):
         if not math.isnan(value):
             is_dark = abs(norm(value) - 0.5) > 0.35
             axes.text(column, row, f"{2**value:.2f}", ha="center", va="center", color="white" if is_dark else "black")
-    axes.set_xticks(range(len(pivot.columns)), [f"{mode}\n{_threads(n)}" for mode, n in pivot.columns])
-    axes.set_yticks(range(len(rows)), rows, family="monospace")
-    axes.set_ylabel("T x B x I x H x layers (+: two directions)")
-    if rows[-1] == "geometric mean":
-        axes.axhline(len(rows) - 1.5, color="black", linewidth=1.5)
-    bar = figure.colorbar(image, ticks=[math.log2(f) for f in _FACTORS], format=lambda x, _: f"{2**x:g}")
+    return image
+
+
+def _finish_heat_map(figure: Any, axes: Any, image: Any, pivot: Pivot) -> None:
+    bar = figure.colorbar(image, ax=axes, ticks=[math.log2(f) for f in _FACTORS], format=lambda x, _: f"{2**x:g}")
     bar.set_label(f"{_quantity(pivot.point)} of {describe(pivot.point.peer, pivot.point.cell)} / lstmfast")
     figure.suptitle(f"{pivot.name}: above 1 lstmfast is {'smaller' if pivot.point.metric == 'bytes' else 'faster'}")
-    _save(figure, source, path)
 
 
 def draw_sweep(size: str, pivot: Pivot, source: str, path: Path) -> None:
@@ -135,13 +171,19 @@ def _fixed(size: str, record: Record) -> str:
     shape = Shape.parse(record["shape"])
     named = {"T": shape.steps, "B": shape.batch, "H": shape.hidden}
     parts = [f"{name} = {value}" for name, value in named.items() if name != size]
-    return ", ".join(parts + [_threads(record["threads"])] * (size != "threads"))
+    shows_threads = size != "threads" and record["device"] == "cpu"
+    return ", ".join(parts + [_threads(record["threads"])] * shows_threads)
 
 
 def _band(axes: Any, x: Sequence[int], spreads: Sequence[dict[str, float]], colour: str, style: str, name: str) -> None:
     low, median, high = ([spread[key] for spread in spreads] for key in ("low", "median", "high"))
     axes.plot(x, median, style, color=colour, label=name, markersize=4)
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _ran_on(pivot: Pivot, threads: int) -> list[str]:
+    """A GPU does not care how many threads the CPU has."""
+    return [_threads(threads)] if pivot.point.device == "cpu" else []
 
 
 def _threads(count: int) -> str:

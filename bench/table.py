@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def tables(result: dict[str, Any]) -> str:
     """A table for each cell, dtype and variant, below what machine and versions they come from."""
     parts = [f"*{environment.one_line(result)}*"]
-    for pivot in results.pivots(result["points"]):
+    for pivot in results.pivots(results.main_points(result["points"])):
         parts += [f"{_title(pivot)}:", _table(pivot)]
     return "\n\n".join(parts)
 
@@ -82,7 +82,10 @@ _VARIANTS = {
 
 def _table(pivot: Pivot) -> str:
     header = ["T x B x I x H x layers (+: two directions)"]
-    header += [f"{mode}, {threads} thread{'s' * (threads > 1)}" for mode, threads in pivot.columns]
+    if pivot.point.device == "cpu":
+        header += [f"{mode}, {threads} thread{'s' * (threads > 1)}" for mode, threads in pivot.columns]
+    else:
+        header += [mode for mode, _ in pivot.columns]
     rows = [[shape, *(_cell(pivot.ratio(shape, column)) for column in pivot.columns)] for shape in pivot.shapes]
     mean = ["geometric mean", *(_cell(pivot.geometric_mean(column)) for column in pivot.columns)]
     return report.markdown(header, [*rows, mean] if len(rows) > 1 else rows)

@@ -21,11 +21,11 @@ import comparison
 import corpus
 import torch
 from comparison import LearningCurve
-from ngram import CharacterNgram, bz2_bits_per_character
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import lstmfast
+from lstmfast.study.models.ngram import Ngram, bz2_bits_per_character
 
 LAYERS = {
     "lstm": {"torch.nn.LSTM": nn.LSTM, "lstmfast.LSTM": lstmfast.LSTM},
@@ -236,8 +236,8 @@ def main() -> None:
     train_in_turns(trainings, options.steps)
 
     held_out_bpc = {name: held_out_bits(model, train[-1000:], held_out, name) for name, model in models.items()}
-    ngram = CharacterNgram(NGRAM_ORDER, text.train, text.alphabet)
-    held_out_bpc[f"{NGRAM_ORDER}-gram"] = ngram.bits_per_character(text.held_out, history=text.train)
+    ngram = Ngram(NGRAM_ORDER, text.train, text.alphabet)
+    held_out_bpc[f"{NGRAM_ORDER}-gram"] = ngram.bits_per_token(text.held_out, history=text.train)
     held_out_bpc["bz2"] = bz2_bits_per_character(text.held_out, history=text.train)
     sampled = list(models)[-1]
     prompt = text.held_out[:80]

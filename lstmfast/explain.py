@@ -14,7 +14,8 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
         print(lstmfast.explain(lstmfast.LSTM(64, 256), steps=100, batch=32, gpu="H200"))
 
     Both directions of a bidirectional layer are planned alike; on a GPU the line says whether they, or all layers, go
-    through one launch. Nothing is run, and no GPU is needed.
+    through one launch. Nothing is run, and no GPU is needed. Microseconds are what the planner's model of the GPU
+    expects of a step; nobody has measured them.
 
     Args:
         module: lstmfast's or torch.nn's LSTM or RNN; its sizes, dtype and device count.
@@ -43,7 +44,7 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
         target = gpu if gpu is not None else weight.device.index
         for backward in (False, True):
             runs = (directions, module.num_layers)
-            plan = _C.cuda_plan(module.mode, dtype, *sizes, *runs, backward, _C.allow_tf32(), target)
+            plan = _C.cuda_plan(module.mode, dtype, *sizes, *runs, backward, _C.allow_tf32(), target)["text"]
             lines.append(f"  layer {layer}, {'backward' if backward else 'forward'}: {plan}")
     return "\n".join(lines)
 

@@ -261,13 +261,14 @@ def test_cuda_grid(monkeypatch):
 def test_result_file(tiny):
     _, result = tiny
     assert result.keys() == {
-        "schema", "preset", "effort", "date", "git", "build_info", "versions", "machine",
-        "points", "skipped", "failures", "groups",
+        "schema", "preset", "effort", "budget", "date", "git", "build_info", "versions", "machine",
+        "points", "cut", "skipped", "failures", "groups",
     }  # fmt: skip
     assert result["build_info"] == lstmfast.build_info()
     own = {"cpu", "cores", "isa", "torch_isa", "l2_bytes", "load_average"}
     assert result["machine"].keys() == own | {"gpu", "gpu_details"}
     assert result["versions"]["torch"] == torch.__version__
+    assert result["budget"] is None
     assert result["effort"] == {"pairs": 2, "min_time": 1e-4, "max_time": 3.0}
     assert len(result["points"]) == 8
     for record in result["points"]:
@@ -278,6 +279,7 @@ def test_result_file(tiny):
         assert record["agreement"]["outputs"] <= record["agreement"]["outputs_tolerance"]
         assert (record["agreement"]["gradients"] is None) == (record["mode"] == "inference")
         assert record["gemm"]["shape"][0] == 512
+        assert record["gpu"] is None
         assert record["gemm"]["ours_share"] > 0
         assert record["reading"]["ours_share"] > 0
         assert results.fields_of(results.point_of(record)).items() <= record.items()

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import lstmfast
+from lstmfast.study.models.ngram import Ngram, bz2_bits_per_character
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -22,7 +23,6 @@ import char_lm  # noqa: E402
 import comparison  # noqa: E402
 import corpus  # noqa: E402
 from comparison import LearningCurve  # noqa: E402
-from ngram import CharacterNgram, bz2_bits_per_character  # noqa: E402
 
 
 def run_char_lm(*arguments):
@@ -168,33 +168,33 @@ def test_generating_repeats_itself_from_the_same_seed():
 
 
 def test_ngram_by_hand():
-    model = CharacterNgram(2, "abab", "abc")
+    model = Ngram(2, "abab", "abc")
     assert model.probability("a", "") == pytest.approx(4 / 9)  # (2 + 2 * 1/3) / (4 + 2)
     assert model.probability("c", "") == pytest.approx(1 / 9)
     assert model.probability("b", "a") == pytest.approx(22 / 27)  # (2 + 1 * 4/9) / (2 + 1)
     assert model.probability("b", "ca") == model.probability("b", "a")
     assert model.probability("a", "c") == model.probability("a", ""), "an unseen context leaves the shorter one's word"
     expected = -(math.log2(22 / 27) + math.log2(model.probability("c", "b"))) / 2
-    assert model.bits_per_character("bc", history="a") == pytest.approx(expected)
+    assert model.bits_per_token("bc", history="a") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 @pytest.mark.parametrize("context", ["", "a", "the ", "zzzz", "Python", "\n\n"])
 def test_ngram_probabilities_sum_to_one(order, context):
     text = corpus.load()
-    model = CharacterNgram(order, text.train[:20_000], text.alphabet)
+    model = Ngram(order, text.train[:20_000], text.alphabet)
     assert math.fsum(model.probability(character, context) for character in text.alphabet) == pytest.approx(1)
 
 
 def test_ngram_of_nothing_is_uniform():
-    assert CharacterNgram(5, "", "abcd").bits_per_character("abca", history="") == pytest.approx(2)
+    assert Ngram(5, "", "abcd").bits_per_token("abca", history="") == pytest.approx(2)
 
 
 def test_ngram_refuses():
     with pytest.raises(ValueError, match="at least 1"):
-        CharacterNgram(0, "a", "a")
-    with pytest.raises(ValueError, match="alphabet lacks"):
-        CharacterNgram(2, "abc", "ab")
+        Ngram(0, "a", "a")
+    with pytest.raises(ValueError, match="vocabulary lacks"):
+        Ngram(2, "abc", "ab")
 
 
 def test_bz2_knows_what_it_has_read():

@@ -1,5 +1,7 @@
 """lstmfast.explain: plans in words, for this machine's CPU and for GPUs that need not be there."""
 
+import re
+
 import pytest
 import torch
 from cases import CELLS, Options, build
@@ -45,6 +47,26 @@ def test_layers_share_a_launch(options):
     lines = lstmfast.explain(module, steps=100, batch=16, gpu="H200").splitlines()
     at_once = options == {"num_layers": 2}
     assert all(("all layers in one launch" in line) == at_once for line in lines[1:])
+
+
+def test_times_are_marked_as_a_models():
+    lines = lstmfast.explain(lstmfast.LSTM(64, 128), steps=100, batch=16, gpu="H200").splitlines()
+    assert all(re.search(r"\d\.\d\d us a step by a model, not measured$", line) for line in lines[1:])
+
+
+def test_candidates():
+    arguments = ("LSTM", "bfloat16", 100, 16, 256, 256, 0, 1, 1, False, False, "H200")
+    chosen, general = _C.cuda_plan(*arguments), _C.cuda_plan(*arguments, choice=-2)
+    plans = [_C.cuda_plan(*arguments, choice=i) for i in range(chosen["candidates"])]
+    assert chosen["text"] in {plan["text"] for plan in plans}
+    assert len({plan["text"] for plan in plans}) == len(plans) > 3
+    assert chosen["microseconds"] <= min(plan["microseconds"] for plan in plans)
+    assert {plan["regime"] for plan in plans} == {"cluster", "whole GPU"}
+    assert general["regime"] == "general"
+    with pytest.raises(ValueError, match="at least -2"):
+        _C.cuda_plan(*arguments, choice=-3)
+    with pytest.raises(ValueError, match="at least -2"):
+        _C.choose_cuda_plans(backward=-3)
 
 
 def test_tf32_setting_counts():

@@ -99,11 +99,20 @@ def test_limits_leave_room():
     assert sum(s.limit for s in gpu_check.STAGES.values()) <= gpu_check.WHOLE_LIMIT < 9 * 60
 
 
-def test_what_comes_back_fits(tmp_path):
+@pytest.mark.parametrize("name", ["bench", "candidates", "first"])
+def test_stages_that_can_end_by_themselves(tmp_path, name):
+    (command,) = gpu_check.STAGES[name].commands(tmp_path, 100)
+    assert float(command.arguments[command.arguments.index("--budget") + 1]) < command.limit == 100
+
+
+def test_what_comes_back_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: "compute-sanitizer")
     files = {"gpu-check.log", "summary.json"}
-    for command in gpu_check.bench_commands(tmp_path, 100):
-        files.add(Path(command.arguments[command.arguments.index("--out") + 1]).name)
-    assert len(files) == 2 + len(gpu_check.BENCH_RUNS) <= 8
+    for stage in gpu_check.STAGES.values():
+        for command in stage.commands(tmp_path, 60):
+            if "--out" in command.arguments:
+                files.add(Path(command.arguments[command.arguments.index("--out") + 1]).name)
+    assert len(files) == 2 + 4 <= 8
 
 
 def test_stages_are_checked(capsys):
@@ -120,7 +129,7 @@ def test_files_that_stages_run_exist(name, tmp_path, monkeypatch):
         argument
         for command in gpu_check.STAGES[name].commands(tmp_path, 60)
         for argument in command.arguments
-        if argument.startswith(("tests/", "bench/", "setup"))
+        if argument.startswith(("tests/", "bench/", "tools/", "setup"))
     ]
     assert paths
     assert all((ROOT / path).exists() for path in paths)

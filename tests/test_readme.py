@@ -1,4 +1,4 @@
-"""The examples of the README and of docs/ run."""
+"""The examples of the README and of docs/ run; that of docs/cuda.md, which needs a GPU, is run in tests/cuda."""
 
 import re
 from pathlib import Path
@@ -7,16 +7,28 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def examples_of(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+
+
 EXAMPLES = [
     pytest.param(code, page.name, id=f"{page.stem}-{i}")
     for page in PAGES
-    for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S))
+    for i, code in enumerate(examples_of(page))
+    if page.name != "cuda.md"
 ]
 
 
 @pytest.mark.parametrize(("code", "page"), EXAMPLES)
 def test_example_runs(code, page):
     exec(compile(code, page, "exec"), {})
+
+
+def test_the_cuda_example_is_python():
+    (code,) = examples_of(ROOT / "docs" / "cuda.md")
+    compile(code, "cuda.md", "exec")
 
 
 def test_there_are_examples():

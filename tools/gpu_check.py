@@ -1,11 +1,11 @@
-"""Everything that needs a GPU, in one command: build, tests, compute-sanitizer, bench. See docs/gpu-check.md.
+"""Everything that needs a GPU, in one command: build, tests, compute-sanitizer, measurements. See docs/gpu-check.md.
 
     python tools/gpu_check.py                   all stages, in less than nine minutes
-    python tools/gpu_check.py build tests       some of them, in this order
+    python tools/gpu_check.py build first       some of them, in this order: these two on a GPU that nobody has tried
 
 Uses the Python that runs it and what is installed there; fetches nothing. Each stage has a time limit of its own. The
-folder $OUT, or build/gpu-check, gets at most eight files: gpu-check.log with all output, summary.json, and the bench's
-result files. Exits with 1 if a stage failed, or 2 if the machine lacks what a stage needs.
+folder $OUT, or build/gpu-check, gets at most eight files: gpu-check.log with all output, summary.json, and a result
+file of each stage that measures. Exits with 1 if a stage failed, or 2 if the machine lacks what a stage needs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ LARGEST_LOG = 12 * 2**20  # bytes; what is over it is cut out of the middle
 WHOLE_LIMIT = 535.0
 GRACE = 3.0  # seconds between the request to end and the end
 
-# dtype and --precision of the bench's runs.
-BENCH_RUNS = (("bfloat16", "highest"), ("float16", "highest"), ("float32", "high"), ("float32", "highest"))
+ENDING = 8.0  # seconds that a stage with a budget of its own has to finish what it has begun
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,12 @@ def build_commands(out: Path, limit: float) -> list[Command]:
     return [Command(arguments, environment, limit)]
 
 
+def first_commands(out: Path, limit: float) -> list[Command]:
+    budget = ["--budget", f"{max(1.0, limit - ENDING):.0f}"]
+    arguments = [sys.executable, "tools/gpu_first.py", *budget, "--out", str(out / "first.json")]
+    return [Command(arguments, {}, limit)]
+
+
 def test_commands(out: Path, limit: float) -> list[Command]:
     pytest = [sys.executable, "-m", "pytest", "tests/cuda", "--durations=10", "-p", "no:cacheprovider"]
     required = {"LSTMFAST_REQUIRE_CUDA": "1"}
@@ -93,29 +98,32 @@ def sanitizer_commands(out: Path, limit: float) -> list[Command]:
     ]
 
 
+def costs_commands(out: Path, limit: float) -> list[Command]:
+    return [Command([sys.executable, "bench/costs.py", "--out", str(out / "costs.json")], {}, limit)]
+
+
+def candidates_commands(out: Path, limit: float) -> list[Command]:
+    budget = ["--budget", f"{max(1.0, limit - ENDING):.0f}"]
+    arguments = [sys.executable, "bench/candidates.py", *budget, "--out", str(out / "candidates.json")]
+    return [Command(arguments, {}, limit)]
+
+
 def bench_commands(out: Path, limit: float) -> list[Command]:
-    short = ["--pairs", "5", "--min-time", "0.003", "--max-time", "0.5"]
-    return [
-        Command(
-            [
-                *(sys.executable, "bench/bench.py", "standard", "--device", "cuda"),
-                *("--dtype", dtype, "--precision", precision, *short),
-                *("--out", str(out / f"bench-{dtype}-{precision}.json")),
-            ],
-            {},
-            limit / len(BENCH_RUNS),
-        )
-        for dtype, precision in BENCH_RUNS
-    ]
+    budget = ["--budget", f"{max(1.0, limit - ENDING):.0f}"]
+    arguments = [sys.executable, "bench/bench.py", "gpu", *budget, "--out", str(out / "bench-gpu.json")]
+    return [Command(arguments, {}, limit)]
 
 
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("build", 120, ("torch", "setuptools", "pybind11"), build_commands, stops=True),
-        Stage("tests", 150, ("pytest", "numpy"), test_commands),
-        Stage("sanitizer", 100, (), sanitizer_commands),
-        Stage("bench", 165, ("tqdm",), bench_commands),
+        Stage("first", 45, ("torch",), first_commands),
+        Stage("tests", 130, ("pytest", "numpy"), test_commands),
+        Stage("sanitizer", 80, (), sanitizer_commands),
+        Stage("costs", 20, (), costs_commands),
+        Stage("candidates", 25, ("torch", "tqdm"), candidates_commands),
+        Stage("bench", 115, ("tqdm",), bench_commands),
     )
 }
 

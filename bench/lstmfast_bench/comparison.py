@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import cuda, sides
+from . import cuda, gpu, sides
 from .points import Point
 from .rates import Rates
 from .results import Record, fields_of
-from .timing import Spread, Timer, cpu_timer, interleave
+from .timing import Samples, Spread, Timer, cpu_timer, interleave
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,15 @@ def measure(point: Point, effort: Effort, on_pair: Callable[[], Any] = lambda: N
         "calls_per_sample": dict(zip(("theirs", "ours"), samples.calls, strict=True)),
         "agreement": agreement.as_json(),
         "gemm": _gemm(point, rates, samples.spread(0), samples.spread(1)),
+        "gpu": _gpu(point, samples),
         "reading": _reading(point, rates, samples.spread(0), samples.spread(1)),
     }
+
+
+def _gpu(point: Point, samples: Samples) -> Record | None:
+    if point.device != "cuda":
+        return None
+    return gpu.figures(point, gpu.Gpu.present(), samples.spread(1).median, samples.ratio(0, 1).median)
 
 
 def _gemm(point: Point, rates: Rates, theirs: Spread, ours: Spread) -> Record:

@@ -23,13 +23,15 @@ class Unsupported(Exception):
 @dataclass(frozen=True)
 class Peer:
     """wrap(module) makes the peer from a torch.nn module; has_torch_weights: it has the same parameters in the same
-    order, so that their gradients can be compared as well; package is what must be installed, and how to name it."""
+    order, so that their gradients can be compared as well; package is what must be installed, and how to name it;
+    seconds that a point may take, with what is compiled for it alone."""
 
     wrap: Callable[[nn.RNNBase], nn.Module]
     refusal: Callable[[Point], str | None]
     has_torch_weights: bool = True
     package: str | None = None
     distribution: str | None = None
+    seconds: float = 2.0
 
     def missing(self) -> str | None:
         """Why the peer cannot be used here at all, or None."""
@@ -165,7 +167,7 @@ def _refused_by_haste(point: Point) -> str | None:
 
 PEERS = {
     "nn": Peer(lambda module: module, lambda point: None),
-    "compile": Peer(CompiledLoop, _refused_by_compiled_loop),
-    "flashrnn": Peer(FlashRNN, _refused_by_flashrnn, False, "flashrnn", "flashrnn"),
+    "compile": Peer(CompiledLoop, _refused_by_compiled_loop, seconds=60.0),
+    "flashrnn": Peer(FlashRNN, _refused_by_flashrnn, False, "flashrnn", "flashrnn", seconds=120.0),
     "haste": Peer(Haste, _refused_by_haste, False, "haste_pytorch", "haste-pytorch"),
 }

@@ -52,7 +52,7 @@ class Point:
     callee: what of lstmfast is called: "module", or a lower layer of it where the cost of a call is taken apart; in
         streaming also "stream", lstmfast.Stream.
     metric: "seconds" per call or "bytes" of peak memory.
-    sweeps: the sizes of which this point is part of a sweep, such as ("T",).
+    sweeps: the sizes of which this point is part of a sweep, such as ("T",); in the preset gpu the names of its parts.
     """
 
     shape: Shape
@@ -99,10 +99,18 @@ class Point:
 
         Backward multiplies twice for every product of forward: once for the gradient of each factor."""
         width = GATES[self.cell] * self.shape.hidden
-        runs = [self._input_size(layer) for layer in range(self.shape.layers) for _ in range(self.shape.directions)]
+        runs = [self.input_size(layer) for layer in range(self.shape.layers) for _ in range(self.shape.directions)]
         multiplications = sum(width * (inputs + self.state_size) for inputs in runs)
         multiplications += len(runs) * self.proj_size * self.shape.hidden
         return 2 * sum(self.lengths) * multiplications * (3 if self.mode == "training" else 1)
+
+    @property
+    def weights(self) -> int:
+        """Elements of all parameters, biases too."""
+        width = GATES[self.cell] * self.shape.hidden
+        rows = sum(self.input_size(layer) + self.state_size + 2 for layer in range(self.shape.layers))
+        layers = width * rows + self.shape.layers * self.proj_size * self.shape.hidden
+        return self.shape.directions * layers
 
     @property
     def recurrent_weight_bytes(self) -> int:
@@ -112,11 +120,12 @@ class Point:
         elements = runs * (width * self.state_size + self.proj_size * self.shape.hidden)
         if self.shape.steps == 1:
             elements += sum(
-                width * self._input_size(layer) * self.shape.directions for layer in range(self.shape.layers)
+                width * self.input_size(layer) * self.shape.directions for layer in range(self.shape.layers)
             )
         return elements * ITEM_SIZES[self.dtype]
 
-    def _input_size(self, layer: int) -> int:
+    def input_size(self, layer: int) -> int:
+        """Features that enter a layer."""
         return self.shape.input if layer == 0 else self.shape.directions * self.state_size
 
 
@@ -150,6 +159,7 @@ LATENCY = _shapes("1x1x32x32x1 1x1x128x128x1 1x1x128x256x2 1x1x512x512x1 1x1x102
 DISPATCH = _shapes("1x1x32x32x1")
 SCALING_BASE = Shape.parse("100x32x256x256x1")
 
+SWEPT = {"T", "B", "H", "threads", "H x B"}  # in Point.sweeps; its other names are of points that stand by themselves
 SWEEPS = {
     "T": (1, 3, 10, 30, 100, 300, 1000),
     "B": (1, 2, 4, 8, 16, 32, 64, 128),
@@ -159,13 +169,16 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults of a run: what is measured, pairs of samples for a point, and seconds after which it is cut short."""
+    """Defaults of a run: what is measured, pairs of samples for a point, the least seconds of a sample, and the seconds
+    after which a point is cut short."""
 
     shapes: Sequence[Shape]
     modes: Sequence[str] = MODES
     pairs: int = 11
+    min_time: float = 0.02
     max_time: float = 30.0
     metric: str = "seconds"
+    device: str = "cpu"
 
 
 PRESETS = {
@@ -175,6 +188,8 @@ PRESETS = {
     "memory": Preset(MEMORY, modes=("training",), pairs=3, metric="bytes"),
     "latency": Preset(LATENCY, modes=("streaming",), pairs=21),
     "dispatch": Preset(DISPATCH, pairs=31),
+    # What is measured, and in which order: schedule.py.
+    "gpu": Preset((), pairs=7, min_time=0.004, max_time=0.6, device="cuda"),
 }
 
 

@@ -8,6 +8,7 @@ from .results import Group, Record
 
 _COLUMNS = f"{'shape':22} {'cell':8} {'mode':9} {'thr':>3} {'theirs':>10} {'ours':>10}  {'ratio and quartiles':24}"
 HEADER = f"{_COLUMNS} {'GFLOP/s':>8} {'of GEMM':>8} {'of reads':>8}"
+HEADER_GPU = f"{HEADER} {'of floor':>8} {'of model':>8} {'expected':>8}  cuDNN"
 
 
 def line(record: Record) -> str:
@@ -20,9 +21,19 @@ def line(record: Record) -> str:
     share = f"{reading['ours_share']:8.0%}" if reading else ""
     return (
         f"{record['shape']:22} {record['cell']:8} {record['mode']:9} {record['threads']:3} "
-        f"{show(record['theirs']['median']):>10} {show(record['ours']['median']):>10}  {spread:24} {rate} {share}"
-        f"{label(record)}"
+        f"{show(record['theirs']['median']):>10} {show(record['ours']['median']):>10}  {spread:24} {rate} {share:8}"
+        f"{_gpu(record.get('gpu'))}{label(record)}"
     ).rstrip()
+
+
+def _gpu(figures: Record | None) -> str:
+    """The columns that HEADER_GPU has more; ! marks a ratio far below the expected one."""
+    if figures is None:
+        return ""
+    floor, hoped = figures["floor"], figures["expected_ratio"]
+    reached = f"{floor['share']:8.0%}" if floor else f"{'':8}"
+    wanted = f"{hoped:7.1f}{'!' if figures['is_short'] else ' '}" if hoped else f"{'':8}"
+    return f" {reached} {figures['model']['share']:8.0%} {wanted}  {', '.join(figures['cudnn'] or ())}"
 
 
 def label(record: Record) -> str:
@@ -45,6 +56,15 @@ def summary(groups: Iterable[Group]) -> str:
             f"worst {group.worst:6.2f} at {group.worst_shape}, {group.below_one} below 1"
         )
     return "".join(f"{line}\n" for line in lines)
+
+
+def cut(points: Sequence[Record]) -> str:
+    """How many points were left out, by the part of the schedule that they come first in."""
+    parts: dict[str, int] = {}
+    for point in points:
+        name = point["sweeps"][0] if point["sweeps"] else "points"
+        parts[name] = parts.get(name, 0) + 1
+    return f"{len(points)} points ({', '.join(f'{name}: {count}' for name, count in parts.items())})"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .points import MODES, Point, Shape
+from .points import MODES, SWEPT, Point, Shape
 
 SCHEMA = 1
 
@@ -95,10 +95,21 @@ def point_key(record: Record) -> tuple[Any, ...]:
     return record["shape"], *group_key(record)
 
 
+def stands_alone(record: Record) -> bool:
+    """Whether the point was not measured for a sweep only."""
+    return not record["sweeps"] or not SWEPT.issuperset(record["sweeps"])
+
+
+def main_points(records: Iterable[Record]) -> list[Record]:
+    """Those that means are taken over: the points that stand alone, or all where there is none."""
+    records = list(records)
+    return [r for r in records if stands_alone(r)] or records
+
+
 def groups(records: Iterable[Record]) -> list[Group]:
     """Whole groups, each followed by those of its restrictions that hold for some, but not all, of its points."""
     members: dict[tuple[Any, ...], list[Record]] = {}
-    for record in records:
+    for record in main_points(records):
         members.setdefault(group_key(record), []).append(record)
     found = []
     for group in members.values():

@@ -146,19 +146,19 @@ def module_of(package: Any, point: Point) -> nn.RNNBase:
 def compare(theirs: Side, ours: Side) -> Agreement:
     """Runs both once. Raises Mismatch if a result differs by more than TOLERANCES, or is not finite."""
     point = ours.point
-    tolerances = _tolerances(point)
+    allowed = tolerances(point)
     their_outputs, their_gradients = theirs.results()
     our_outputs, our_gradients = ours.results()
-    outputs = max(_error(a, b) for a, b in zip(our_outputs, their_outputs, strict=True))
+    outputs = max(relative_error(a, b) for a, b in zip(our_outputs, their_outputs, strict=True))
     gradients = None
     if our_gradients:
         if not PEERS[point.peer].has_torch_weights:  # the input's alone
             our_gradients, their_gradients = our_gradients[:1], their_gradients[:1]
-        gradients = max(_error(a, b) for a, b in zip(our_gradients, their_gradients, strict=True))
-    for kind, error, tolerance in zip(("outputs", "gradients"), (outputs, gradients), tolerances, strict=True):
+        gradients = max(relative_error(a, b) for a, b in zip(our_gradients, their_gradients, strict=True))
+    for kind, error, tolerance in zip(("outputs", "gradients"), (outputs, gradients), allowed, strict=True):
         if error is not None and not error <= tolerance:  # NaN is a mismatch
             raise Mismatch(f"{kind} differ by {error:.2e} of their norm, more than {tolerance:.0e}")
-    return Agreement(outputs, gradients, *tolerances)
+    return Agreement(outputs, gradients, *allowed)
 
 
 @contextmanager
@@ -193,13 +193,13 @@ def _rows(x: Tensor | PackedSequence) -> Tensor:
     return x.data if isinstance(x, PackedSequence) else x
 
 
-def _tolerances(point: Point) -> tuple[float, float]:
+def tolerances(point: Point) -> tuple[float, float]:
     reduced = point.dtype == "float32" and point.precision != "highest"
     outputs, gradients = REDUCED_PRECISION if reduced else TOLERANCES[point.dtype]
     return outputs, max(gradients, RELU_GRADIENTS[point.dtype]) if point.cell == "RNN_RELU" else gradients
 
 
-def _error(a: Tensor, b: Tensor) -> float:
+def relative_error(a: Tensor, b: Tensor) -> float:
     a, b = (t if t.dtype == torch.float64 else t.float() for t in (a, b))
     return (torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b).clamp_min(_TINY)).item()
 

@@ -43,7 +43,9 @@ struct PersistentInstances {
   static void visit_shape(int cell, const Wanted& wanted, const F& f) {
     constexpr int kRowTiles = backward ? 1 : (Cell::kGates + 1) / 2;
     using S = WarpShape<kRowTiles, registers / 4 / kRowTiles>;
-    constexpr int kThreads = most_threads(registers, backward, std::is_same_v<Multiplier, Fma>);
+    constexpr bool kFma = std::is_same_v<Multiplier, Fma>;
+    constexpr int kThreads = most_threads(registers, backward, kFma, false),
+                  kStackThreads = most_threads(registers, backward, kFma, true);
     if (wanted(cell, registers, Regime::kOneSm))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InBlock>, Params, kThreads>);
     if (wanted(cell, registers, Regime::kCluster))
@@ -51,7 +53,7 @@ struct PersistentInstances {
     if (wanted(cell, registers, Regime::kWholeGpu))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughL2>, Params, kThreads>);
     if (wanted(cell, registers, Regime::kStack))
-      f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughStack>, Params, kThreads>);
+      f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughStack>, Params, kStackThreads>);
   }
 };
 

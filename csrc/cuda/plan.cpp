@@ -1,88 +1,23 @@
-// The planner: tries every launch shape of the persistent kernels and keeps the one that its model expects to be
-// fastest. The model counts cycles per step from an SM's throughputs and a few latencies; none of them was measured
-// here.
+// The planner: tries every launch shape of the persistent kernels and keeps the one that its model (costs.h) expects to
+// be fastest.
 #include <algorithm>
 #include <cstdio>
 
 #include "../core/cell_info.h"
+#include "costs.h"
 #include "kernels.h"
 
 namespace lstmfast::cuda {
 namespace {
 
 constexpr int64_t kRegistersPerSm = 65536;  // on every GPU from compute capability 8.0 on; launch bounds rely on it
-constexpr double kCyclesPerMicrosecond = 1800;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t rows_per_unit(const Request& r) { return r.backward ? 1 : r.gates; }
 // The fewest row tiles that hold whole units only.
 int row_tiles(const Request& r) {
   int tiles = 1;
   while (2 * tiles % rows_per_unit(r)) tiles++;
   return tiles;
-}
-
-// How many groups run at once, of all runs. Clusters do not fill a GPU: they lie within a part of it, and leave SMs
-// over there.
-int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu) {
-  return std::max<int64_t>(1, (regime == Regime::kCluster ? gpu.sm_count * 9 / 10 : gpu.sm_count) / group_blocks);
-}
-// Groups that do not wait for anything outside of them may run one after the other.
-int64_t waves(const Tiling& t, int runs, Regime regime, const GpuInfo& gpu) {
-  return ceil_div(int64_t{runs} * t.groups, slots(t.group_blocks, regime, gpu));
-}
-
-double step_cycles(const Request& r, const Tiling& t, int runs, Regime regime, Multiplier multiplier,
-                   const GpuInfo& gpu) {
-  const double warps = t.warps(), per_scheduler = std::max(1., warps / 4);
-  double product;
-  if (multiplier == Multiplier::kTensorCores) {
-    constexpr double kIssue = 6.4, kLatency = 33;  // of one mma
-    product = t.tiles * std::max(per_scheduler * t.row_tiles * t.depth_tiles * kIssue, t.depth_tiles / 2 * kLatency);
-  } else {
-    product = t.tiles * per_scheduler * (2 * t.row_tiles) * 8 * (2 * t.depth_tiles) / .8;
-  }
-  constexpr double kCell = 200, kBlockBarrier = 40;
-  const double units = static_cast<double>(t.unit_warps) * t.warp_units;
-  double cycles = product + kCell + kBlockBarrier + units * t.tiles * 8 * (r.dtype == DType::kFloat32 ? .75 : .4);
-  if (t.slices > 1) cycles += kBlockBarrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
-  const double parts = t.own_slice ? 2 : 1;
-  const double operand = parts * t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
-  if (regime == Regime::kCluster) {
-    constexpr double kBarrier = 400, kBytesPerCycle = 14;  // of shared memory in another SM
-    cycles += kBarrier + operand / kBytesPerCycle;
-  }
-  if (regime == Regime::kWholeGpu || regime == Regime::kStack) {
-    constexpr double kFlag = 1500, kL2BytesPerCycle = 48;
-    cycles += kFlag + (1 + t.tiles) * kBlockBarrier + operand / kL2BytesPerCycle;
-  }
-  return cycles * static_cast<double>(waves(t, runs, regime, gpu));
-}
-
-// Of so many multiplications and additions in a large product.
-double product_cycles(const Request& r, double multiplications, const GpuInfo& gpu) {
-  const double per_sm = size_of(r.dtype) == 2 ? 1200 : r.tf32 ? 600 : 100;
-  return multiplications / (per_sm * gpu.sm_count);
-}
-
-// A step of the general path: two launches, with a projection three, and whichever is slower, arithmetic or reading the
-// weights.
-double general_cycles(const Request& r, const GpuInfo& gpu) {
-  const double output = static_cast<double>(r.projection ? r.projection : r.hidden);
-  const double weights = output * static_cast<double>(r.hidden) * (r.gates + (r.projection ? 1 : 0));
-  const double launches = (r.projection ? 7.5 : 5) * kCyclesPerMicrosecond;
-  constexpr double kBytesPerCycle = 2000;
-  return launches + std::max(product_cycles(r, static_cast<double>(r.batch) * weights, gpu),
-                             weights * size_of(r.dtype) / kBytesPerCycle);
-}
-
-// What a persistent kernel needs before its first step: to be launched, to load the weights, and with a projection
-// their product with W_hr.
-double start_microseconds(const Request& r, const GpuInfo& gpu) {
-  constexpr double kStart = 6;
-  const double hidden = static_cast<double>(r.hidden);
-  const double product = product_cycles(r, r.gates * hidden * hidden * static_cast<double>(r.projection), gpu);
-  return kStart + product / kCyclesPerMicrosecond;
 }
 
 const char* unsuited(const Request& r, const GpuInfo& gpu) {
@@ -143,7 +78,7 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
     t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
     t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
     const int64_t part_slices = ceil_div(depth, t.depth_tiles), slices = r.stacked ? 2 * part_slices : part_slices,
-                  most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma) / 32;
+                  most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma, r.stacked) / 32;
     const int64_t useful_warps = ceil_div(r.hidden, t.warp_units);
     for (int64_t unit_warps = 1; unit_warps * slices <= most_warps && unit_warps <= useful_warps; unit_warps++) {
       t.own_slice = r.stacked ? static_cast<int>(part_slices) : 0;
@@ -173,8 +108,7 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
         t.tiles = static_cast<int>(tiles);
         t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
         t.shared_bytes = shared_bytes(tiles);
-        const double cycles = step_cycles(r, t, runs, regime, multiplier, gpu);
-        f(Plan{regime, multiplier, t, runs, cycles / kCyclesPerMicrosecond, ""});
+        f(Plan{regime, multiplier, t, runs, persistent_microseconds(r, t, runs, regime, multiplier, gpu), ""});
       }
     }
   }
@@ -190,7 +124,7 @@ void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) 
 
 Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
   Plan best;
-  best.microseconds = general_cycles(r, gpu) / kCyclesPerMicrosecond;
+  best.microseconds = general_microseconds(r, gpu);
   if (const char* why = unsuited(r, gpu)) {
     best.reason = why;
     return best;
@@ -207,19 +141,20 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
     least = (launch + best.microseconds * static_cast<double>(r.steps)) * r.runs;
   }
   if (candidate < 0 && least <= start) return best;
-  int plans = 0;
+  const int plans = candidate < 0 ? 0 : candidates(r, gpu), wanted = plans ? candidate % plans : -1;
+  int index = 0;
   for_each_persistent_plan(r, gpu, [&](const Plan& p) {
-    plans++;
     const auto steps = static_cast<double>(r.stacked ? r.steps + r.runs - 1 : r.steps);
     const double expected = (start + p.microseconds * steps) * (r.runs / p.runs);
-    if (candidate < 0 && expected < least) best = p, least = expected;
-  });
-  if (candidate < 0 || plans == 0) return best;
-  candidate %= plans;
-  for_each_persistent_plan(r, gpu, [&](const Plan& p) {
-    if (candidate-- == 0) best = p;
+    if (wanted < 0 ? expected < least : index == wanted) best = p, least = expected;
+    index++;
   });
   return best;
+}
+int candidates(const Request& r, const GpuInfo& gpu) {
+  int plans = 0;
+  if (!unsuited(r, gpu)) for_each_persistent_plan(r, gpu, [&](const Plan&) { plans++; });
+  return plans;
 }
 
 Request request_for(const ForwardParams& p, int runs, bool stacked, const Context& context, bool backward) {
@@ -250,14 +185,15 @@ bool stacks(const ForwardParams& p, int64_t layers, const Context& context, bool
 std::string describe(const Plan& p) {
   char text[400];
   if (p.regime == Regime::kGeneral) {
-    std::snprintf(text, sizeof text, "general: a product and a pointwise kernel per step (%s); model: %.2f us a step",
+    std::snprintf(text, sizeof text,
+                  "general: a product and a pointwise kernel per step (%s); %.2f us a step by a model, not measured",
                   p.reason, p.microseconds);
     return text;
   }
   const Tiling& t = p.tiling;
   std::snprintf(text, sizeof text,
                 "persistent, %s%s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden "
-                "units, depth in %d slice%s, %lld bytes of shared memory; %s; model: %.2f us a step",
+                "units, depth in %d slice%s, %lld bytes of shared memory; %s; %.2f us a step by a model, not measured",
                 p.regime == Regime::kOneSm     ? "W_hh in one SM"
                 : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
                 : p.regime == Regime::kStack   ? "W_ih and W_hh across SMs, flag barriers through L2"

@@ -82,6 +82,7 @@ struct Request {
 // The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)
 // of all persistent plans that the GPU can run.
 Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate = -1);
+int candidates(const Request& r, const GpuInfo& gpu);  // how many there are
 std::string describe(const Plan& plan);
 
 // Widths in elements of one sequence's row in what blocks exchange: a gate's part, padded to 16 bytes, and all of it.
@@ -89,10 +90,10 @@ int64_t exchange_gate_width(const Request& r);
 int64_t exchange_width(const Request& r);
 
 // Registers in which a thread holds weights, and how many threads a block may have so that the kernel does not spill:
-// its launch bounds. Tensor cores in forward need the fewest others.
+// its launch bounds. Tensor cores in forward need the fewest others, a stack two addresses more.
 constexpr int kWeightRegisters[] = {64, 128};
-LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma) {
-  return weight_registers > 64 ? 256 : backward || fma ? 384 : 512;
+LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma, bool stacked) {
+  return weight_registers > 64 ? 256 : backward || fma || stacked ? 384 : 512;
 }
 
 // Descriptions of GPUs by name, for explain() and tests; null if unknown.

@@ -15,6 +15,7 @@
 #include "../cpu/cpu.h"
 #include "../cpu/weight_cache.h"
 #include "../cuda/kernels.h"
+#include "plan_choice.h"
 #include "precision.h"
 #if defined(LSTMFAST_HAS_CUDA)
 #include "cuda_device.h"
@@ -131,11 +132,18 @@ py::dict gpu_info(const std::variant<std::string, int>& gpu) {
   return d;
 }
 
-std::string cuda_plan(const std::string& cell, const std::string& dtype, int64_t steps, int64_t batch, int64_t input,
-                      int64_t hidden, int64_t projection, int directions, int layers, bool backward, bool allow_tf32,
-                      const std::variant<std::string, int>& gpu) {
+int plan_choice_of(int choice) {
+  if (choice < PlanChoice::kGeneralPath)
+    throw std::invalid_argument("a choice of plans is at least -2, got " + std::to_string(choice));
+  return choice;
+}
+
+py::dict cuda_plan(const std::string& cell, const std::string& dtype, int64_t steps, int64_t batch, int64_t input,
+                   int64_t hidden, int64_t projection, int directions, int layers, bool backward, bool allow_tf32,
+                   const std::variant<std::string, int>& gpu, int choice) {
   cuda::Context context = context_of(gpu);
   context.allow_tf32 = allow_tf32;
+  choose_plan(context, plan_choice_of(choice));
   BackwardParams p;
   p.cell = cell_named(cell);
   p.dtype = dtype_named(dtype);
@@ -146,7 +154,20 @@ std::string cuda_plan(const std::string& cell, const std::string& dtype, int64_t
   p.shape.hidden = hidden;
   p.shape.projection = projection;
   const bool stacked = directions == 1 && cuda::stacks(p, layers, context, backward);
-  return cuda::describe(cuda::plan_for(p, stacked ? layers : directions, stacked, context, backward));
+  const int runs = stacked ? layers : directions;
+  const cuda::Plan plan = cuda::plan_for(p, runs, stacked, context, backward);
+  static const char* const kRegimes[] = {"general", "one SM", "cluster", "whole GPU", "stack"};
+  py::dict d;
+  d["regime"] = kRegimes[static_cast<int>(plan.regime)];
+  d["microseconds"] = plan.microseconds;
+  d["text"] = cuda::describe(plan);
+  d["candidates"] = cuda::candidates(cuda::request_for(p, runs, stacked, context, backward), context.gpu);
+  return d;
+}
+void choose_cuda_plans(int forward, int backward) {
+  forward = plan_choice_of(forward), backward = plan_choice_of(backward);
+  plan_choice().forward = forward;
+  plan_choice().backward = backward;
 }
 
 py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t input, int64_t hidden, int64_t projection,
@@ -215,9 +236,15 @@ PYBIND11_MODULE(_C, m) {
         "going first; 0 keeps nothing. Raises ValueError if negative.");
   m.def("plan", &plan, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input_size"),
         py::arg("hidden_size"), py::arg("proj_size") = 0, py::arg("threads") = 1, py::arg("is_double") = false);
-  m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
-        py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"), py::arg("layers"),
-        py::arg("backward"), py::arg("allow_tf32"), py::arg("gpu"));
+  m.def(
+      "cuda_plan", &cuda_plan, py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
+      py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"), py::arg("layers"),
+      py::arg("backward"), py::arg("allow_tf32"), py::arg("gpu"), py::arg("choice") = PlanChoice::kPlanners,
+      "What runs a call: a dict of regime, microseconds (a step, by the planner's model), text, and candidates: how "
+      "many launch shapes there are. choice: -1 for the planner's, -2 for the general path, or a candidate's number.");
+  m.def("choose_cuda_plans", &choose_cuda_plans, py::arg("forward") = PlanChoice::kPlanners,
+        py::arg("backward") = PlanChoice::kPlanners,
+        "For measuring: the plans that CUDA calls of this process take from now on, as `choice` of cuda_plan().");
   m.def("gpu_info", &gpu_info, py::arg("gpu"));
   m.def("gpu_names", &cuda::gpu_names);
   m.def("has_tiles", [] {

@@ -9,6 +9,7 @@
 #include "cuda_blas.h"
 #include "cuda_device.h"
 #include "ops.h"
+#include "plan_choice.h"
 
 namespace lstmfast {
 namespace {
@@ -60,6 +61,7 @@ template <class Params>
 bool attempt(CudaDevice& device, std::vector<Params>& params, const cuda::RunsOf<Params>& runs, const at::Tensor& like,
              std::optional<Float32Precision> precision, const Kernels<Params>& kernels) {
   cuda::Context context = context_of(device, like, precision);
+  choose_plan<Params>(context);
   CudaProducts products(context.allow_tf32);
   context.blas = products.blas();
   // Given back to the allocator on return: it hands memory out again in the order of the stream.

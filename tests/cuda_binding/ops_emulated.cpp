@@ -11,6 +11,7 @@
 #include "cuda_emulation/device.h"
 #include "torch/column_major.h"
 #include "torch/ops.h"
+#include "torch/plan_choice.h"
 
 namespace lstmfast {
 namespace {
@@ -66,7 +67,8 @@ void run(std::vector<Params>& params, const cuda::RunsOf<Params>& runs, const at
          size_t (*workspace_bytes)(const cuda::RunsOf<Params>&, const cuda::Context&),
          cuda::Result (*kernels)(const cuda::RunsOf<Params>&, const cuda::Context&)) {
   emulation::options().seed = static_cast<uint64_t>(from_environment("LSTMFAST_EMULATED_SEED", 1));
-  const cuda::Context context = context_of(precision);
+  cuda::Context context = context_of(precision);
+  choose_plan<Params>(context);
   // Not zeros, that memory which nobody writes is found; aligned as torch's CUDA allocator aligns.
   const size_t bytes = workspace_bytes(runs, context);
   const at::Tensor memory = at::full({static_cast<int64_t>(bytes) + 512}, 0xff, like.options().dtype(at::kByte));

@@ -189,6 +189,7 @@ inline int most_shared_memory(int* bytes) {
   return 0;
 }
 inline int set_memory(void* p, int value, size_t bytes, void* /*stream*/) {
+  emulation::options().clears++;
   std::memset(p, value, bytes);
   return 0;
 }

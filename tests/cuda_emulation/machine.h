@@ -26,7 +26,7 @@ namespace emulation {
 
 struct Options {
   uint64_t seed = 0;                 // 0: round robin; otherwise a random order in each pass
-  int64_t launches = 0;              // counted
+  int64_t launches = 0, clears = 0;  // counted: kernels, and memory that is set
   bool refuses_cooperation = false;  // cooperative launches fail as if they were too large
   size_t stack = 128 << 10;          // bytes per fiber
 };

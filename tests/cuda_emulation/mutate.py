@@ -7,6 +7,7 @@ fragment registers swapped. The tree is copied, the edit made, the code for one 
     python tests/cuda_emulation/mutate.py            all mutations
     python tests/cuda_emulation/mutate.py --quick    a fixed few
     python tests/cuda_emulation/mutate.py --only TEXT  those whose name contains the text
+    python tests/cuda_emulation/mutate.py --part 3/16  every sixteenth, from the third on
 """
 
 import argparse
@@ -99,10 +100,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="only the mutations of the quick suite")
     parser.add_argument("--only", default="", help="only mutations whose name contains this")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts, for runs of limited length")
     parser.add_argument("--calls", type=int, default=300, help="random calls per mutation (default 300)")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     chosen = [m for m in read_mutations() if args.only in m.name and (m.quick or not args.quick)]
+    part, parts = map(int, args.part.split("/"))
+    if not 1 <= part <= parts:
+        parser.error(f"--part {args.part}: there is no such part")
+    chosen = chosen[part - 1 :: parts]
     for test in sorted({m.test for m in chosen}):
         noticed, words = try_out(None, test, args.calls)
         if noticed:

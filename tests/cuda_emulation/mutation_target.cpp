@@ -3,6 +3,7 @@
 #define LSTMFAST_EMULATION_MAIN
 // clang-format off
 #include "cuda/plan.cpp"
+#include "cuda/costs.cpp"
 #include "cuda/call.cpp"
 #include "cuda/forward.cpp"
 #include "cuda/backward.cpp"

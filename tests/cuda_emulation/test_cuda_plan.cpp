@@ -2,7 +2,9 @@
 #define LSTMFAST_EMULATION_MAIN
 #include "core/cell_info.h"
 #include "cpp/check.h"
+#include "cuda/costs.h"
 #include "cuda/kernels.h"
+#include "expected_steps.h"
 #include "machine.h"
 
 using namespace lstmfast;
@@ -22,8 +24,8 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
   CHECK((p.multiplier == Multiplier::kFma) == (r.dtype == DType::kFloat32 && !r.tf32));
   // Registers: the kernel's weights are an instantiation, and its launch bounds hold.
   CHECK(t.weight_registers() == kWeightRegisters[0] || t.weight_registers() == kWeightRegisters[1]);
-  CHECK(t.threads() >= 32 &&
-        t.threads() <= most_threads(t.weight_registers(), r.backward, p.multiplier == Multiplier::kFma));
+  CHECK(t.threads() >= 32 && t.threads() <= most_threads(t.weight_registers(), r.backward,
+                                                         p.multiplier == Multiplier::kFma, p.regime == Regime::kStack));
   CHECK(t.depth_tiles % 2 == 0);
   CHECK(t.shared_bytes <= gpu.shared_per_block_optin);
   // One block an SM, and blocks that wait for each other all at once.
@@ -64,6 +66,9 @@ void everything_that_is_planned_can_run() {
                 check_runs(r, gpu, p);
                 persistent += p.regime != Regime::kGeneral;
                 for (const int candidate : {0, 1, 2, 7, 30}) check_runs(r, gpu, make_plan(r, gpu, candidate));
+                const int most = candidates(r, gpu);
+                CHECK(most > 0 || p.regime == Regime::kGeneral);
+                CHECK(describe(make_plan(r, gpu, most)) == describe(make_plan(r, gpu, 0)));
                 r.runs = 2;
                 for (const int candidate : {-1, 0, 1, 2, 7, 30, 31}) check_runs(r, gpu, make_plan(r, gpu, candidate));
                 r.runs = 3, r.stacked = true;
@@ -83,9 +88,10 @@ void choices() {
   for (const char* gpu : {"A100", "RTX 4090", "H100", "H200", "B200"})
     for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
       CHECK(regime(gpu, dtype, 16, 64) == Regime::kOneSm);
-      CHECK(regime(gpu, dtype, 64, 128, true) == Regime::kOneSm);
-      const bool clusters = gpu_named(gpu)->major >= 9;
-      CHECK(regime(gpu, dtype, 64, 128) == (clusters ? Regime::kCluster : Regime::kOneSm));
+      // GeForce cards multiply slowly: more SMs may help even where one is enough.
+      const bool clusters = gpu_named(gpu)->major >= 9, slow = std::string(gpu).find("RTX") == 0;
+      CHECK(regime(gpu, dtype, 64, 128, true) == (slow ? Regime::kWholeGpu : Regime::kOneSm));
+      CHECK(regime(gpu, dtype, 64, 128) == (clusters ? Regime::kCluster : slow ? Regime::kWholeGpu : Regime::kOneSm));
       CHECK(regime(gpu, dtype, 1, 256) == (clusters ? Regime::kCluster : Regime::kWholeGpu));
       CHECK(regime(gpu, dtype, 1, 1024) == Regime::kWholeGpu);
       CHECK(regime(gpu, dtype, 16, 1024, true) == Regime::kWholeGpu);
@@ -160,6 +166,87 @@ void layers() {
   CHECK(!stacks(p, 2, context, false));
 }
 
+// ---- the model of time
+
+// What the planner minimizes: the whole call.
+double call_microseconds(const Plan& p, const Request& r, const GpuInfo& gpu) {
+  return p.microseconds * static_cast<double>(r.steps) +
+         (p.regime == Regime::kGeneral ? 0 : start_microseconds(r, gpu));
+}
+// The best that the model finds in a regime, infinite where there is nothing.
+double best_of(Regime regime, const Request& r, const GpuInfo& gpu) {
+  if (regime == Regime::kGeneral) return general_microseconds(r, gpu) * static_cast<double>(r.steps);
+  double best = HUGE_VAL;
+  for (int i = 0; i < candidates(r, gpu); i++) {
+    const Plan p = make_plan(r, gpu, i);
+    if (p.regime == regime) best = std::min(best, call_microseconds(p, r, gpu));
+  }
+  return best;
+}
+
+// Against the estimates that the design started from: the times, and the regimes, unless the model finds the one it
+// chooses no slower than the one expected.
+void expectations() {
+  const GpuInfo& gpu = *gpu_named("H200");
+  const auto listed = [](const ExpectedSteps& e, int64_t batch) -> const Outlier* {
+    for (const Outlier& o : kOutliers)
+      if (std::string(o.name) == e.name && o.backward == e.backward && o.hidden == e.hidden && o.least_batch <= batch &&
+          batch <= o.most_batch)
+        return &o;
+    return nullptr;
+  };
+  for (const ExpectedSteps& e : kExpectedSteps)
+    for (int i = 0; i < 6; i++) {
+      if (e.microseconds[i] == 0) continue;
+      const Request r{e.backward, 4, e.dtype, e.tf32, kExpectedBatches[i], e.hidden, 0};
+      const Plan p = make_plan(r, gpu);
+      const char letter = "dabc"[static_cast<int>(p.regime)], expected = e.regimes[i];
+      const double most = e.microseconds[i] + (expected == 'c' ? kFlag : expected == 'd' ? kLaunch : 0);
+      const double factor = p.microseconds / most;
+      const bool is_close = factor <= kFactor && factor >= 1 / kFactor;
+      const Regime wanted = static_cast<Regime>(std::string("dabc").find(expected));
+      const bool is_chosen = letter == expected || call_microseconds(p, r, gpu) <= best_of(wanted, r, gpu);
+      if (!is_chosen || is_close != !listed(e, r.batch))
+        std::printf("%s %s H=%lld B=%lld: (%c) %.2f us, expected (%c) %.2f\n", e.name,
+                    e.backward ? "backward" : "forward", static_cast<long long>(e.hidden),
+                    static_cast<long long>(r.batch), letter, p.microseconds, expected, most);
+      CHECK(is_chosen);
+      CHECK(is_close == !listed(e, r.batch));
+    }
+}
+
+// One step by hand, at 1830 cycles a microsecond.
+void counted_steps() {
+  const GpuInfo& gpu = *gpu_named("H200");
+  // A block of 8 warps with 8 units each; a warp has 2 x 4 tiles: 2 warps a scheduler, 16 mma of 6.4 cycles. The cell:
+  // 200, a barrier: 40, and 64 units x 8 sequences at .4.
+  Tiling t;
+  t.row_tiles = 2, t.depth_tiles = 4, t.slices = 1, t.unit_warps = 8, t.warp_units = 8, t.group_blocks = 1;
+  t.groups = 1, t.tiles = 1;
+  const Request r{false, 4, DType::kBFloat16, false, 8, 64, 0};
+  const auto cycles = [&](const Request& q, Regime regime, Multiplier m = Multiplier::kTensorCores) {
+    return persistent_microseconds(q, t, 1, regime, m, gpu) * 1830;
+  };
+  CHECK_NEAR(cycles(r, Regime::kOneSm), 2 * 8 * 6.4 + 200 + 40 + 64 * 8 * .4, 1e-9);
+  // The exchange of 8 sequences x 64 units x 2 bytes.
+  CHECK_NEAR(cycles(r, Regime::kCluster) - cycles(r, Regime::kOneSm), 400 + 1024. / 14, 1e-9);
+  CHECK_NEAR(cycles(r, Regime::kWholeGpu) - cycles(r, Regime::kOneSm), 1500 + 2 * 40 + 1024. / 48, 1e-9);
+  // One row tile for each read of the operand: 12 warps x 4 x 256 bytes at 128 take longer than 3 x 4 mma.
+  t.row_tiles = 1, t.unit_warps = 12;
+  CHECK_NEAR(cycles(r, Regime::kOneSm), 12 * 4 * 2 + 200 + 40 + 96 * 8 * .4, 1e-9);
+  // float32: 32 instructions a tile, four fifths of the issue slots; two groups too many for the SMs go twice.
+  const Request f{false, 4, DType::kFloat32, false, 8 * 134, 64, 0};
+  t.unit_warps = 8, t.groups = 134;
+  CHECK_NEAR(cycles(f, Regime::kOneSm, Multiplier::kFma), 2 * (2 * 4 * 32 / .8 + 200 + 40 + 64 * 8 * .75), 1e-9);
+  // The general path reads W_hh from L2 where it stays there: 32 MiB of bfloat16 at 21 bytes a cycle and SM do.
+  CHECK_NEAR(general_microseconds({false, 4, DType::kBFloat16, false, 1, 2048, 0}, gpu),
+             5 + (8 << 22) / (21. * 132 * 1830), 1e-9);
+  CHECK_NEAR(general_microseconds({false, 4, DType::kFloat32, false, 1, 2048, 0}, gpu),
+             5 + (16 << 22) / (17.3 * 132 * 1830), 1e-9);
+  CHECK_NEAR(general_microseconds({false, 4, DType::kBFloat16, false, 1024, 2048, 0}, gpu),
+             5 + 1024. * (4 << 22) / (.95 * 4 * 2048 / 6.4 * 132 * 1830), 1e-9);
+}
+
 void words() {
   const GpuInfo& gpu = *gpu_named("H200");
   CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 64, 0}, gpu)).find("one SM") != std::string::npos);
@@ -167,6 +254,9 @@ void words() {
   CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 1024, 0}, gpu)).find("across SMs") !=
         std::string::npos);
   CHECK(describe(make_plan({false, 4, DType::kFloat64, false, 16, 512, 0}, gpu)).find("float64") != std::string::npos);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat64})
+    CHECK(describe(make_plan({false, 4, dtype, false, 16, 64, 0}, gpu)).find("us a step by a model, not measured") !=
+          std::string::npos);
   Context context;
   context.gpu = gpu;
   context.persistent = false;
@@ -210,6 +300,8 @@ int main(int argc, char** argv) {
   choices();
   directions();
   layers();
+  expectations();
+  counted_steps();
   words();
   reserve();
   return finish();

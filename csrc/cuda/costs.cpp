@@ -1,0 +1,96 @@
+#include "costs.h"
+
+#include <algorithm>
+
+namespace lstmfast::cuda {
+namespace {
+
+// Groups that do not wait for anything outside of them may run one after the other.
+int64_t waves(const Tiling& t, int runs, Regime regime, const GpuInfo& gpu) {
+  return ceil_div(int64_t{runs} * t.groups, slots(t.group_blocks, regime, gpu));
+}
+
+double product_cycles(const Tiling& t, Multiplier multiplier, const Costs& c) {
+  const double warps = t.warps(), per_scheduler = std::max(1., warps / 4);
+  const double tiles = static_cast<double>(t.row_tiles) * t.depth_tiles;
+  if (multiplier == Multiplier::kFma) {
+    constexpr double kBusy = .8;  // the share of issue slots that multiply
+    return t.tiles * per_scheduler * tiles * 32 * c.fma / kBusy;
+  }
+  const double operand = warps * t.depth_tiles * 32 * 8 / c.shared_bytes;  // every warp reads its depth of the tile
+  return t.tiles * std::max({per_scheduler * tiles * c.mma, t.depth_tiles / 2 * c.mma_latency, operand});
+}
+
+}  // namespace
+
+// Clocks, arithmetic and memory from the vendor's data sheets: peak rates over SMs and clock. Of the tensor cores'
+// rate mma.sync is taken to reach 63 % on compute capability 9.0 and, for want of anything better, as many operations
+// per cycle on 10.0; all of it elsewhere. GeForce cards multiply at half the rate where sums are float32. Device memory
+// is taken to reach 87 % of its peak.
+Costs costs_of(const GpuInfo& gpu) {
+  switch (gpu.major * 10 + gpu.minor) {
+    case 80:
+      return {1410, 8, 2, 11.4};
+    case 86:
+      return {1700, 32, 1, 5.8};
+    case 89:
+      return {2520, 32, 1, 2.7};
+    case 90:
+      return {1830, 6.4, 1, 17.3};
+    case 120:
+      return {2400, 32, 1, 3.8};
+    default:
+      return {1850, 6.4, 1, 25};
+  }
+}
+
+int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu) {
+  return std::max<int64_t>(1, (regime == Regime::kCluster ? gpu.sm_count * 9 / 10 : gpu.sm_count) / group_blocks);
+}
+
+double persistent_microseconds(const Request& r, const Tiling& t, int runs, Regime regime, Multiplier multiplier,
+                               const GpuInfo& gpu) {
+  const Costs c = costs_of(gpu);
+  const double units = static_cast<double>(t.unit_warps) * t.warp_units;
+  double cycles = product_cycles(t, multiplier, c) + c.cell + c.block_barrier +
+                  units * t.tiles * 8 * (r.dtype == DType::kFloat32 ? c.cell_float : c.cell_half);
+  if (t.slices > 1) cycles += c.block_barrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
+  const double parts = t.own_slice ? 2 : 1;  // in a stack, what the layer beside hands on as well
+  const double operand = parts * t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
+  if (regime == Regime::kCluster) cycles += c.cluster_barrier + operand / c.cluster_bytes;
+  if (regime == Regime::kWholeGpu || regime == Regime::kStack)
+    cycles += c.flag + (1 + t.tiles) * c.block_barrier + operand / c.exchange_bytes;
+  return cycles * static_cast<double>(waves(t, runs, regime, gpu)) / c.megahertz;
+}
+
+namespace {
+// Multiplications that an SM makes per cycle in a library's product, of which it reaches nearly what the constants say.
+double library_rate(const Request& r, const Costs& c) {
+  if (size_of(r.dtype) == 2) return .95 * 4 * 2048 / c.mma;
+  if (r.tf32 && r.dtype == DType::kFloat32) return .95 * 4 * 1024 / c.mma;
+  return .8 * 128 / c.fma;
+}
+}  // namespace
+
+// A step of the general path: two launches, with a projection three, and whichever is slower, arithmetic or reading the
+// weights: from L2, if they can stay there from step to step.
+double general_microseconds(const Request& r, const GpuInfo& gpu) {
+  const Costs c = costs_of(gpu);
+  const double output = static_cast<double>(r.projection ? r.projection : r.hidden);
+  const double elements = output * static_cast<double>(r.hidden) * (r.gates + (r.projection ? 1 : 0));
+  const double bytes = elements * size_of(r.dtype);
+  constexpr double kKept = 2. / 3;  // of L2, beside what a step reads and writes once
+  const double read = bytes < kKept * static_cast<double>(gpu.l2_bytes) ? c.l2_bytes : c.memory_bytes;
+  const double cycles =
+      std::max(static_cast<double>(r.batch) * elements / library_rate(r, c), bytes / read) / std::max(1, gpu.sm_count);
+  return c.launches + (r.projection ? c.projection : 0) + cycles / c.megahertz;
+}
+
+double start_microseconds(const Request& r, const GpuInfo& gpu) {
+  const Costs c = costs_of(gpu);
+  const double hidden = static_cast<double>(r.hidden);
+  const double product = r.gates * hidden * hidden * static_cast<double>(r.projection);
+  return c.start + product / library_rate(r, c) / std::max(1, gpu.sm_count) / c.megahertz;
+}
+
+}  // namespace lstmfast::cuda

@@ -1,0 +1,42 @@
+// The planner's model of time. It counts cycles per step from an SM's throughputs and a few latencies. Every constant
+// is an estimate until it has been measured: docs/cuda.md says which program measures which.
+#pragma once
+#include "plan.h"
+
+namespace lstmfast::cuda {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Cycles are an SM's; bytes are per cycle.
+struct Costs {
+  double megahertz;                         // that the SMs keep up
+  double mma;                               // a scheduler's cycles for one mma: 16 rows, 8 sequences, 32 bytes of depth
+  double fma;                               // a scheduler's cycles for one float32 instruction of a warp
+  double memory_bytes;                      // of device memory, for each SM
+  double mma_latency = 33;                  // until another mma can add to the same sums
+  double shared_bytes = 128;                // an SM reads from its own shared memory
+  double cell = 200;                        // the latency of a cell's arithmetic
+  double cell_half = .4, cell_float = .75;  // issue slots of an SM for a cell: a hidden unit of a sequence
+  double block_barrier = 40;
+  double cluster_barrier = 400, cluster_bytes = 14;  // with what it waits for; an SM stores into the others
+  double flag = 1500;          // from the last block's writes to the first byte that another reads: fence, add, poll
+  double exchange_bytes = 48;  // an SM reads from L2 while the others of its group read the same
+  double l2_bytes = 21;        // an SM reads from L2 while the others read something else
+  double launches = 5;         // microseconds: a product and a pointwise kernel, one after the other
+  double projection = 2.5;     // microseconds: one product more
+  double start = 6;            // microseconds: a persistent kernel's launch and the loading of its weights
+};
+Costs costs_of(const GpuInfo& gpu);
+
+// Groups that run at once, of all runs. Clusters do not fill a GPU: they lie within a part of it, and leave SMs over
+// there.
+int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu);
+
+// Expected of a step of a launch of so many runs, or of the general path, without the products over all rows.
+double persistent_microseconds(const Request& r, const Tiling& t, int runs, Regime regime, Multiplier multiplier,
+                               const GpuInfo& gpu);
+double general_microseconds(const Request& r, const GpuInfo& gpu);
+// Before a persistent kernel's first step: its launch, and with a projection the product of the weights.
+double start_microseconds(const Request& r, const GpuInfo& gpu);
+
+}  // namespace lstmfast::cuda

@@ -1,0 +1,1 @@
+"""Loaders, one file for each source: they say where the data comes from and under which licence."""

@@ -1,0 +1,1 @@
+"""One file for each experiment; each ends in EXPERIMENT (lstmfast/study/experiment.py)."""
