@@ -81,6 +81,7 @@ def test_equals_the_cpu(options):
         outputs = tensors_of(module(leaves[0], states))
         grads = torch.autograd.grad(sum(o.sin().sum() for o in outputs), [*leaves, *module.parameters()])
         results.append([t.cpu() for t in (*outputs, *grads)])
+    # float64: the same sums in another order, some thousand terms of about 1, each rounded to 1e-16.
     torch.testing.assert_close(*results, rtol=1e-11, atol=1e-12)
 
 
@@ -109,6 +110,7 @@ def test_very_many_steps(cell):
         for part in input.split(6_000):
             output, hidden = module(part, hidden)
             parts.append(output)
+    # float64: the library may sum products of other sizes in another order.
     torch.testing.assert_close(whole, [torch.cat(parts), *states_of(hidden)], rtol=1e-11, atol=1e-12)
 
 
