@@ -188,7 +188,7 @@ EXPERIMENT = Experiment(
     "is wanted at the end. Built to need a long memory. Chrono is told the length.",
     claims=("C3", "C15"),
     budgets={
-        "quick": Budget(2, (100,), Recipe(lr=2e-3, steps=3000)),
+        "quick": Budget(3, (100,), Recipe(lr=2e-3, steps=3000)),
         "full": Budget(5, (100, 200, 400), Recipe(lr=2e-3, steps=10_000)),
     },
     runs=runs,

@@ -254,7 +254,7 @@ EXPERIMENT = Experiment(
     "of English prose three times: an LSTM, an RNN of the same hidden size, and one of the same number of parameters.",
     claims=("C8", "C9", "C15", "C16"),
     budgets={
-        "quick": Budget(2, (32, 64, 128, 256), 10, Recipe(lr=3e-3, steps=600, evaluate_every=50)),
+        "quick": Budget(3, (32, 64, 128, 256), 10, Recipe(lr=3e-3, steps=600, evaluate_every=50)),
         "full": Budget(5, (32, 64, 128, 256, 512, 1024), 20, Recipe(lr=3e-3, steps=5000, evaluate_every=250)),
     },
     runs=runs,

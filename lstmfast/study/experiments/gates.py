@@ -213,7 +213,7 @@ EXPERIMENT = Experiment(
     "kept and added, and the number that was marked last, which must replace the one before.",
     claims=("C5", "C6"),
     budgets={
-        "quick": Budget(2, Recipe(lr=5e-3, steps=2000)),
+        "quick": Budget(3, Recipe(lr=5e-3, steps=2000)),
         "full": Budget(5, Recipe(lr=5e-3, steps=8000), length=60),
     },
     runs=runs,

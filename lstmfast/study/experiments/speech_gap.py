@@ -193,7 +193,7 @@ EXPERIMENT = Experiment(
     "recognition; with one it needs memory. Chrono is told the gap.",
     claims=("C3", "C4", "C9", "C12"),
     budgets={
-        "quick": Budget(2, (0, 25, 50, 100), Recipe(lr=3e-3, steps=600, evaluate_every=100)),
+        "quick": Budget(3, (0, 25, 50, 100), Recipe(lr=3e-3, steps=600, evaluate_every=100)),
         "full": Budget(5, (0, 25, 50, 100, 200), Recipe(lr=3e-3, steps=1200, evaluate_every=100)),
     },
     runs=runs,

@@ -125,7 +125,7 @@ EXPERIMENT = Experiment(
     "absurd. The dotted line is a model that gives every character the same probability.",
     claims=("C7",),
     budgets={
-        "quick": Budget(2, 200, RATES),
+        "quick": Budget(3, 200, RATES),
         "full": Budget(5, 1000, (("sgd", 0.3), *RATES[:3], ("adam", 0.001), *RATES[3:])),
     },
     runs=runs,
