@@ -24,6 +24,7 @@ INITS = {
     "RNN": ("default", "orthogonal", "gain1.5"),
     "LSTM": ("default", "orthogonal", "forget1", "forget3", "chrono"),
 }
+GATES = ("input", "forget", "cell", "output")  # in the order of their rows in torch.nn's weights
 
 
 def recurrent(
@@ -79,6 +80,22 @@ def hold_gates(module: nn.RNNBase, **gates: float) -> nn.RNNBase:
     return module
 
 
+@torch.no_grad()
+def gate_activations(module: nn.LSTM, input: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the gates "input", "forget" and "output" of a one-layer LSTM and its candidate "cell" are while it reads
+    `input` [T, B, I] from a zero state: [T, B, H] each.
+
+    Its output is all that this takes from the layer: h_{t-1} and x_t decide the gates of step t, whatever computed
+    h_{t-1}, so that fused kernels can be looked into."""
+    output, _ = module(input)
+    before = torch.cat([torch.zeros_like(output[:1]), output[:-1]])
+    of_input = nn.functional.linear(input, module.weight_ih_l0, module.bias_ih_l0)
+    sums = of_input + nn.functional.linear(before, module.weight_hh_l0, module.bias_hh_l0)
+    return {
+        gate: (torch.tanh if gate == "cell" else torch.sigmoid)(sums[..., _rows(module, gate)]) for gate in GATES
+    }
+
+
 def _biases(module: nn.RNNBase) -> list[str]:
     """What follows "bias_ih" and "bias_hh" in the names: one for each layer and direction."""
     return [name.removeprefix("bias_ih") for name, _ in module.named_parameters() if name.startswith("bias_ih")]
@@ -94,5 +111,5 @@ def _set_bias(module: nn.RNNBase, suffix: str, **gates: torch.Tensor | float) ->
 
 def _rows(module: nn.RNNBase, gate: str) -> slice:
     """The rows of a gate in the weights of an LSTM, torch.nn's order."""
-    first = ("input", "forget", "cell", "output").index(gate) * module.hidden_size
+    first = GATES.index(gate) * module.hidden_size
     return slice(first, first + module.hidden_size)

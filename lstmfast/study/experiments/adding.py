@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..claims import Finding, verdict
 from ..experiment import Band, Experiment, Key, Literature, Setting, Table
-from ..layers import recurrent
+from ..layers import gate_activations, recurrent
 from ..models.sequence_regressor import SequenceRegressor
 from ..plots import Plot, label, style
 from ..results import Results
@@ -21,6 +21,8 @@ from ..trainer import Recipe, Training
 BASELINE = 1 / 6
 SOLVED = 0.01
 LAYERS = [("RNN", "default"), ("LSTM", "default"), ("LSTM", "forget1"), ("LSTM", "chrono")]
+SHOWN = ("input", "forget", "output")  # gates
+AROUND = range(-4, 9)  # steps from a mark at which they are looked at
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,31 @@ def measure(key: Key, setting: Setting) -> dict:
         desc=f"{key['layer']} {key['init']} T={key['length']}",
     )
     solved = curve.metrics["mse"][-1] < SOLVED
+    gates = {} if key["layer"] == "RNN" else {"gates": gates_at_marks(trained.model.recurrent, test[0])}
     return {
+        **gates,
         "curve": curve.json(),
         "best": min(curve.metrics["mse"]),
         "steps": curve.step[-1] if solved else None,
         "seconds": curve.seconds[-1] if solved else None,
         "milliseconds_per_step": 1000 * curve.seconds[-1] / curve.step[-1],
     }
+
+
+def gates_at_marks(layer: nn.LSTM, input: Tensor) -> dict[str, list[tuple[float, ...]]]:
+    """For each gate, at AROUND steps from a mark: its activation, mean over the marks; of the units' means the lowest
+    tenth's end, the mean, and the highest tenth's beginning."""
+    activations = gate_activations(layer, input)
+    steps, sequences = (input[..., 1] == 1).nonzero(as_tuple=True)
+    found = {}
+    for gate in SHOWN:
+        found[gate] = []
+        for lag in AROUND:
+            inside = (steps + lag >= 0) & (steps + lag < len(input))
+            units = activations[gate][steps[inside] + lag, sequences[inside]].mean(0)
+            low, high = units.quantile(torch.tensor([0.1, 0.9], device=units.device)).tolist()
+            found[gate].append((low, units.mean().item(), high))
+    return found
 
 
 def _solved(results: Results, **key) -> list[float]:
@@ -177,6 +197,22 @@ def draw(results: Results, figure) -> None:
     figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(LAYERS))
 
 
+def draw_gates(results: Results, figure) -> None:
+    panels = figure.subplots(1, len(SHOWN), sharey=True)
+    shortest = min(results.distinct("length"))
+    for axes, gate in zip(panels, SHOWN, strict=True):
+        for layer, init in LAYERS[1:]:
+            record = results.select(layer=layer, init=init, length=shortest)[0]
+            low, mean, high = zip(*record.figures["gates"][gate], strict=True)
+            looks = style(layer, init)
+            axes.plot(AROUND, mean, marker="o", markersize=3, linewidth=1.2, **looks)
+            axes.fill_between(AROUND, low, high, color=looks["color"], alpha=0.12, linewidth=0)
+        axes.axvline(0, color="gray", linewidth=0.8, linestyle=":")
+        axes.set(xlabel="steps after a mark", title=f"{gate} gate", ylim=(0, 1))
+    panels[0].set_ylabel("activation")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(LAYERS) - 1)
+
+
 def _best(layer: str, init: str) -> Callable[[Results], float]:
     return lambda results: results.mean("best", layer=layer, init=init, length=min(results.distinct("length")))
 
@@ -200,7 +236,16 @@ EXPERIMENT = Experiment(
     ),
     findings=findings,
     tables=tables,
-    plots=(Plot("curves", "Error on 1000 sequences, against steps and against seconds; one line per seed.", draw),),
+    plots=(
+        Plot("curves", "Error on 1000 sequences, against steps and against seconds; one line per seed.", draw),
+        Plot(
+            "gates",
+            "Gates of the trained LSTMs around a marked step (first seed): mean over the units; bands span the middle "
+            "eight tenths of them.",
+            draw_gates,
+            (7.5, 2.9),
+        ),
+    ),
     bands=(
         Band("error of LSTM chrono", _best("LSTM", "chrono"), 0, SOLVED),
         # It may find some of the answer, as it does in some seeds.
