@@ -36,6 +36,23 @@ def sunspots() -> str:
     return "\n".join(['"YEAR","SUNACTIVITY"', *rows]) + "\n"
 
 
+def co2() -> str:
+    """1980 to 1992, a week of each month, growing by 1 a year; April 1982 has no value."""
+    months = ((year, month) for year in range(1980, 1993) for month in range(1, 13))
+    rows = (
+        f"{year}{month:02}15,{'' if (year, month) == (1982, 4) else f'{300 + year - 1980 + month / 12:.6f}'}"
+        for year, month in months
+    )
+    return "\n".join(["date,co2", *rows]) + "\n\n"
+
+
+def airline() -> str:
+    """Months of 1949 to 1960 whose passengers grow by a hundredth a month, without seasons."""
+    months = ((year, month) for year in range(1949, 1961) for month in range(1, 13))
+    rows = (f"{year}-{month:02},{100 * 1.01**index:.6f}" for index, (year, month) in enumerate(months))
+    return "\n".join(["Date,Passengers", *rows]) + "\n"
+
+
 def reviews() -> str:
     """Sentences that one word decides; the last one is rated 0 and the one before is there twice."""
     kinds = [("good", 2.5), ("bad", -1.5)]
@@ -72,11 +89,13 @@ def bible_text(folder: Path, testaments: dict[str, list[list[str]]]) -> None:
 
 
 def write(folder: Path) -> Path:
-    """The sunspots inside a wheel, the rest as plain files: the two ways in which data can be given."""
+    """Sunspots and carbon dioxide inside a wheel, the rest as plain files: the two ways in which data can be given."""
     for part, cases in (("TRAIN", 3), ("TEST", 2)):
         (folder / f"JapaneseVowels_{part}.ts").write_text(japanese_vowels(cases), encoding="utf-8")
     with zipfile.ZipFile(folder / "statsmodels-0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("statsmodels/datasets/sunspots/sunspots.csv", sunspots())
+        wheel.writestr("statsmodels/datasets/co2/co2.csv", co2())
+    (folder / "Airline.csv").write_text(airline(), encoding="utf-8")
     (folder / "movieReviewSnippets_GroundTruth.txt").write_text(reviews(), encoding="utf-8")
     (folder / "pairs.tsv").write_text("".join(f"{n:b}\t{n:o}\n" for n in range(40)), encoding="utf-8")
     return folder

@@ -240,8 +240,7 @@ def test_missing_matplotlib_leaves_the_tables(tmp_path, use, capsys, monkeypatch
 
 def test_data_from_a_folder_or_a_wheel(tmp_path):
     study_samples.write(tmp_path)
-    vowels, sunspots = speech_gap.EXPERIMENT.sources[0], forecast.EXPERIMENT.sources[0]
-    for source in (vowels, sunspots):
+    for source in (*speech_gap.EXPERIMENT.sources, *forecast.EXPERIMENT.sources):
         assert source.present(tmp_path)
         assert all(source.read(file, tmp_path) for file in source.files)
     with pytest.raises(Missing, match="get it"):
@@ -361,18 +360,36 @@ def test_sum_of_two_marked_numbers():
     torch.testing.assert_close((numbers * marks).sum(0), target)
 
 
-def test_baselines_of_the_forecast(tmp_path):
-    setting = Setting(TINY["forecast"], data=study_samples.write(tmp_path))
-    series = forecast.Series.load(setting)
-    predicted = forecast.baseline("AR(9)", series)
-    assert len(predicted) == len(series.values) - 1
+def series(name, tmp_path):
+    return forecast.Series.load({"series": name}, Setting(TINY["forecast"], data=study_samples.write(tmp_path)))
+
+
+def test_baselines_of_the_forecast_of_years(tmp_path):
+    sunspots = series("sunspots", tmp_path)
+    predicted = forecast.baseline("linear", sunspots)
+    assert len(predicted) == len(sunspots.levels) - 1
     assert torch.isnan(predicted[:8]).all()
     # A pure cycle is a linear recurrence; its values are given to 1e-6 and kept in float32, of size 1.
-    torch.testing.assert_close(predicted[8:], series.values[9:], rtol=0, atol=1e-5)
-    assert torch.equal(forecast.baseline("persistence", series), series.values[:-1])
-    years = series.years[1:]
-    assert years[series.parts["test"]] == list(range(1921, 1956))
-    assert years[series.parts["train"]] == list(range(1701, 1881))
+    torch.testing.assert_close(predicted[8:], sunspots.levels[9:], rtol=0, atol=1e-5)
+    assert torch.equal(forecast.baseline("naive", sunspots), sunspots.levels[:-1])
+    years = sunspots.times[1:]
+    assert years[sunspots.parts["test"]] == list(range(1921, 1956))
+    assert years[sunspots.parts["validation"]] == list(range(1881, 1921))
+    assert years[sunspots.parts["train"]] == list(range(1701, 1881))
+
+
+def test_baselines_of_the_forecast_of_months(tmp_path):
+    passengers = series("passengers", tmp_path)
+    assert passengers.times[1:][passengers.parts["test"]] == [1959 + month / 12 for month in range(24)]
+    changes = passengers.inputs
+    assert changes[0] == 0
+    # The logarithm of 1.01 in units of 0.1, from levels of size 60 in float32.
+    torch.testing.assert_close(changes[1:], torch.full((143,), math.log(1.01) / 0.1), rtol=0, atol=1e-5)
+    for name, first in (("naive", 12), ("linear", 12)):
+        predicted = forecast.baseline(name, passengers)
+        assert torch.isnan(predicted[:first]).all()
+        # Passengers, of size 400: a relative 1e-5 is what float32 leaves of a logarithm of 6.
+        assert passengers.rmse(predicted, "test") < 0.01
 
 
 def test_same_parameters_for_the_wider_rnn():

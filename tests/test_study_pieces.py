@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import lstmfast
-from lstmfast.study.data import sunspots, topics, vowels
-from lstmfast.study.layers import INITS, PROVIDERS, hold_gates, recurrent
+from lstmfast.study.data import airline, co2, sunspots, topics, vowels
+from lstmfast.study.layers import INITS, PROVIDERS, gate_activations, hold_gates, recurrent
 from lstmfast.study.models.sequence_classifier import SequenceClassifier
 from lstmfast.study.models.sequence_regressor import SequenceRegressor
 
@@ -86,6 +86,19 @@ def test_a_gate_that_is_held_open_stays_so(provider, gate):
 # Models
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_gates_that_were_looked_into_make_the_output(provider):
+    layer = build("LSTM", provider=provider)
+    input = torch.randn(7, 2, 3)
+    gates = gate_activations(layer, input)
+    cell, outputs = torch.zeros(2, HIDDEN), []
+    for i, f, g, o in zip(*gates.values(), strict=True):
+        cell = f * cell + i * g
+        outputs.append(o * torch.tanh(cell))
+    # Seven steps of some roundings of 6e-8 each.
+    torch.testing.assert_close(torch.stack(outputs), layer(input)[0].detach(), rtol=0, atol=1e-6)
+
+
 def test_classifier_reads_each_sequence_to_its_own_end():
     model = SequenceClassifier(build("LSTM"), 4)
     sequences = [torch.randn(length, 3) for length in (3, 8, 5)]
@@ -110,10 +123,24 @@ def test_speech_files():
         vowels.parse("nothing")
 
 
-def test_sunspot_files():
-    years, numbers = sunspots.parse('"YEAR","SUNACTIVITY"\n1700,5\n1701,11.5\n\n')
-    assert years == [1700, 1701]
-    assert numbers == [5.0, 11.5]
+def test_files_of_series(tmp_path):
+    study_samples.write(tmp_path)
+    years, numbers = sunspots.load(tmp_path)
+    assert years == list(range(1700, 2009))
+    assert numbers[:2] == [110.0, pytest.approx(60 + 50 * math.cos(2 * math.pi / 11), abs=1e-6)]
+    months, passengers = airline.load(tmp_path)
+    assert months[:13] == [1949 + month / 12 for month in range(13)]
+    assert passengers[:2] == [100.0, 101.0]
+
+
+def test_months_of_weeks(tmp_path):
+    times, means = co2.monthly([("19991127", 4.0), ("20000101", 1.0), ("20000108", 2.0), ("20000401", 3.0)])
+    assert times == [1999 + 10 / 12, 1999 + 11 / 12, 2000, 2000 + 1 / 12, 2000 + 2 / 12, 2000 + 3 / 12]
+    # December lies between 4 and 1.5, the mean of January; February and March on the line from 1.5 to 3.
+    assert means == [4.0, 2.75, 1.5, 2.0, 2.5, 3.0]
+    times, means = co2.load(study_samples.write(tmp_path))
+    assert len(times) == 13 * 12, "a row without a value is no value"
+    assert means[27] == pytest.approx(302 + 4 / 12, abs=1e-6), "on the line between March and May 1982"
 
 
 def test_topics_have_each_paragraph_once():

@@ -91,9 +91,7 @@ def gate_activations(module: nn.LSTM, input: torch.Tensor) -> dict[str, torch.Te
     before = torch.cat([torch.zeros_like(output[:1]), output[:-1]])
     of_input = nn.functional.linear(input, module.weight_ih_l0, module.bias_ih_l0)
     sums = of_input + nn.functional.linear(before, module.weight_hh_l0, module.bias_hh_l0)
-    return {
-        gate: (torch.tanh if gate == "cell" else torch.sigmoid)(sums[..., _rows(module, gate)]) for gate in GATES
-    }
+    return {gate: (torch.tanh if gate == "cell" else torch.sigmoid)(sums[..., _rows(module, gate)]) for gate in GATES}
 
 
 def _biases(module: nn.RNNBase) -> list[str]:

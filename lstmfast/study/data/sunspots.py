@@ -4,11 +4,10 @@ Source: National Geophysical Data Center, public domain. The file lies in the pa
 which is not imported.
 """
 
-import csv
-import io
 from pathlib import Path
 
 from .source import Source
+from .table import rows
 
 FILE = "datasets/sunspots/sunspots.csv"
 SOURCE = Source(
@@ -20,11 +19,7 @@ SOURCE = Source(
 )
 
 
-def load(data: Path | None = None) -> tuple[list[int], list[float]]:
+def load(data: Path | None = None) -> tuple[list[float], list[float]]:
     """(years, sunspot numbers)."""
-    return parse(SOURCE.read(FILE, data).decode())
-
-
-def parse(text: str) -> tuple[list[int], list[float]]:
-    rows = [row for row in csv.reader(io.StringIO(text)) if row][1:]
-    return [int(year) for year, _ in rows], [float(number) for _, number in rows]
+    years, numbers = zip(*rows(SOURCE.read(FILE, data)), strict=True)
+    return [float(year) for year in years], [float(number) for number in numbers]
