@@ -395,7 +395,7 @@ def test_baselines_of_the_forecast_of_months(tmp_path):
 def test_same_parameters_for_the_wider_rnn():
     torch.manual_seed(0)
     setting = Setting(replace(TINY["cost"], hidden_size=32))
-    sizes = {name: cost._parameters(cost.model({"model": name, "seed": 0}, setting, 50)) for name in cost.MODELS}
+    sizes = {name: trainer.parameters(cost.model({"model": name, "seed": 0}, setting, 50)) for name in cost.MODELS}
     assert 0.95 * sizes["LSTM"] < sizes["RNN, same parameters"] <= sizes["LSTM"]
 
 

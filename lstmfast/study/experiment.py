@@ -11,7 +11,7 @@ import torch
 
 from .claims import Finding
 from .data.source import Source
-from .layers import Provider
+from .layers import Provider, recurrent
 
 if TYPE_CHECKING:
     from .plots import Plot
@@ -29,6 +29,10 @@ class Setting:
     provider: Provider = "lstmfast"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     data: Path | None = None
+
+    def layer(self, key: Key, input_size: int, hidden_size: int, span: int | None = None) -> torch.nn.RNNBase:
+        """The recurrent layer of a run: its kind is key["layer"], its initial weights key["init"]."""
+        return recurrent(key["layer"], input_size, hidden_size, init=key["init"], provider=self.provider, span=span)
 
 
 @dataclass(frozen=True)

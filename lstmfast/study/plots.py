@@ -1,14 +1,15 @@
 """Figures by matplotlib: one look for all of them, small enough to be kept in a page."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .data.source import Missing
-from .results import Results
+from .results import Record, Results
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Colours from the Okabe-Ito palette, which colour-blind readers can tell apart; RNN warm, LSTM cold.
@@ -41,6 +42,27 @@ def label(layer: str, init: str) -> str:
 def style(layer: str, init: str) -> dict[str, Any]:
     """Keyword arguments of Axes.plot for a layer, so that it looks the same in all figures."""
     return {"label": label(layer, init), **STYLES.get((layer, init), {})}
+
+
+def curves(
+    axes: "Axes",
+    records: Iterable[Record],
+    x: str,
+    y: str,
+    convert: Callable[[float], float] = lambda value: value,
+    **looks: Any,
+) -> None:
+    """A line for each record's learning curve, one of them with the label."""
+    for record in records:
+        curve = record.figures["curve"]
+        axes.plot(curve[x], [convert(value) for value in curve[y]], **{"linewidth": 1.2} | looks)
+        looks["label"] = None
+
+
+def level(axes: "Axes", value: float, name: str, linestyle: str = "--") -> None:
+    """A level line with its name: what needs no training."""
+    axes.axhline(value, color="gray", linestyle=linestyle, linewidth=1)
+    axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
 
 
 def png(plot: Plot, results: Results) -> bytes:

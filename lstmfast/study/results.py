@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ class Spread:
         finite = [math.inf if value is None else value for value in values]
         return cls(statistics.fmean(finite), min(finite), max(finite), len(finite))
 
-    def __str__(self) -> str:
-        def short(value: float) -> str:
-            return f"{value:.3g}"
+    def __format__(self, spec: str) -> str:
+        mean, low, high = (format(value, spec) for value in (self.mean, self.low, self.high))
+        return mean if self.count < 2 or low == high else f"{mean} ({low} to {high})"
 
-        one = self.count < 2 or short(self.low) == short(self.high)
-        return short(self.mean) if one else f"{short(self.mean)} ({short(self.low)} to {short(self.high)})"
+    def __str__(self) -> str:
+        return format(self, ".3g")
 
 
 class Results:
@@ -82,6 +82,11 @@ class Results:
             if all(one in by_name for one in wanted):
                 kept += [by_name[one] for one in wanted]
         return Results(self.budget, kept, self.comparisons)
+
+
+def mean_list(lists: Iterable[Sequence[float]]) -> list[float]:
+    """The mean of lists of the same length, place by place: a learning curve, averaged over seeds."""
+    return [statistics.fmean(column) for column in zip(*lists, strict=True)]
 
 
 def name(key: Key) -> str:

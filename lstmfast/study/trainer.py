@@ -29,6 +29,11 @@ class Recipe:
     anneal: bool = False
     evaluate_every: int = 100
 
+    @classmethod
+    def of_epochs(cls, epochs: int, steps_per_epoch: int, lr: float) -> "Recipe":
+        """Annealed, with an evaluation after each epoch."""
+        return cls(lr=lr, steps=epochs * steps_per_epoch, anneal=True, evaluate_every=steps_per_epoch)
+
 
 @dataclass
 class Curve:
@@ -49,6 +54,17 @@ def clock(device: torch.device) -> float:
     """Seconds: of the processor where the work is done by one thread of it, which other programs hardly disturb; of
     the clock on the wall otherwise."""
     return time.process_time() if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def shuffled(count: int, batch: int) -> Iterator[Tensor]:
+    """Batches of the numbers below `count`, all of them in each epoch, in an order from torch's generator; no end."""
+    while True:
+        yield from torch.randperm(count).split(batch)
 
 
 class Training:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..claims import Finding, verdict
 from ..experiment import Band, Experiment, Key, Literature, Setting, Table
-from ..layers import gate_activations, recurrent
+from ..layers import gate_activations
 from ..models.sequence_regressor import SequenceRegressor
-from ..plots import Plot, label, style
+from ..plots import Plot, curves, label, style
 from ..results import Results
 from ..trainer import Recipe, Training
 
@@ -57,8 +57,7 @@ def runs(budget: Budget, seeds: Iterable[int]) -> list[Key]:
 
 def training(key: Key, setting: Setting) -> Training:
     budget = setting.budget
-    options = {"init": key["init"], "provider": setting.provider, "span": key["length"]}
-    model = SequenceRegressor(recurrent(key["layer"], 2, budget.hidden_size, **options)).to(setting.device)
+    model = SequenceRegressor(setting.layer(key, 2, budget.hidden_size, span=key["length"])).to(setting.device)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         input, target = batch
@@ -187,10 +186,8 @@ def draw(results: Results, figure) -> None:
     for row, length in zip(rows, lengths, strict=True):
         for axes, abscissa in zip(row, ("step", "seconds"), strict=True):
             for layer, init in LAYERS:
-                for index, record in enumerate(results.select(layer=layer, init=init, length=length)):
-                    looks = style(layer, init) | ({} if index == 0 else {"label": None})
-                    curve = record.figures["curve"]
-                    axes.plot(curve[abscissa], curve["mse"], linewidth=1.2, **looks)
+                records = results.select(layer=layer, init=init, length=length)
+                curves(axes, records, abscissa, "mse", **style(layer, init))
             axes.axhline(BASELINE, color="gray", linewidth=0.8, linestyle=":")
             axes.set(yscale="log", xlabel=f"{abscissa}{'s' if abscissa == 'step' else ''}, T = {length}")
         row[0].set_ylabel("mean squared error")

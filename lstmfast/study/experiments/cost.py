@@ -13,9 +13,9 @@ from ..data import topics
 from ..experiment import Band, Experiment, Key, Setting, Table
 from ..layers import PROVIDERS, recurrent
 from ..models.language_model import CarriedLoss, LanguageModel, batches, bits_per_token
-from ..plots import Plot, style
+from ..plots import Plot, curves, style
 from ..results import Results
-from ..trainer import Recipe, Training, clock
+from ..trainer import Recipe, Training, clock, parameters
 
 MODELS = {"LSTM": "LSTM", "RNN, same H": "RNN", "RNN, same parameters": "RNN"}
 BATCH, LENGTH = 32, 100
@@ -60,7 +60,7 @@ def time_of_layer(key: Key, setting: Setting) -> dict:
             layers[name].weight_hh_l0.grad.sum().item()
             times[name].append(1000 * (clock(setting.device) - began))
     return {
-        "parameters": sum(parameter.numel() for parameter in layers["lstmfast"].parameters()),
+        "parameters": parameters(layers["lstmfast"]),
         # The first call of each allocates.
         **{name: statistics.median(timed[1:]) for name, timed in times.items()},
     }
@@ -75,20 +75,16 @@ def model(key: Key, setting: Setting, alphabet_size: int) -> LanguageModel:
 
     hidden = budget.hidden_size
     if key["model"] == "RNN, same parameters":
-        wanted = _parameters(build("LSTM", hidden))
+        wanted = parameters(build("LSTM", hidden))
         # The parameters grow with the size: halve the interval that has the answer.
         low, high = hidden, 4 * hidden
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if _parameters(build("RNN", middle)) <= wanted else (low, middle)
+            low, high = (middle, high) if parameters(build("RNN", middle)) <= wanted else (low, middle)
         hidden = low
     # The search above has drawn from the generator; the size alone must not depend on it.
     torch.manual_seed(key["seed"])
     return build(MODELS[key["model"]], hidden).to(setting.device)
-
-
-def _parameters(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def training(key: Key, setting: Setting) -> tuple[Training, Tensor]:
@@ -111,8 +107,12 @@ def accuracy(key: Key, setting: Setting) -> dict:
         return {"bits": bits_per_token(trained.model, test)}
 
     curve = trained.run(evaluate, desc=key["model"])
-    parameters, hidden = _parameters(trained.model), trained.model.recurrent.hidden_size
-    return {"parameters": parameters, "hidden": hidden, "bits": curve.metrics["bits"][-1], "curve": curve.json()}
+    return {
+        "parameters": parameters(trained.model),
+        "hidden": trained.model.recurrent.hidden_size,
+        "bits": curve.metrics["bits"][-1],
+        "curve": curve.json(),
+    }
 
 
 def _bits_at(results: Results, model: str, seconds: float) -> float:
@@ -234,10 +234,7 @@ def draw(results: Results, figure) -> None:
     time.legend()
     colors = {"LSTM": "#0072B2", "RNN, same H": "#D55E00", "RNN, same parameters": "#E69F00"}
     for model in MODELS:
-        for index, record in enumerate(results.select(model=model)):
-            curve = record.figures["curve"]
-            text = None if index else model
-            bits.plot(curve["seconds"], curve["bits"], color=colors[model], label=text, linewidth=1.2)
+        curves(bits, results.select(model=model), "seconds", "bits", color=colors[model], label=model)
     lowest = min(min(record.figures["curve"]["bits"]) for record in results.select(part="accuracy"))
     bits.set(xlabel="seconds of training", ylabel="bits per character", ylim=(math.floor(10 * lowest) / 10, 4))
     bits.legend()

@@ -16,10 +16,9 @@ from ..claims import Finding, verdict
 from ..data import airline, co2, sunspots
 from ..data.source import Missing
 from ..experiment import Band, Experiment, Key, Setting, Table
-from ..layers import recurrent
 from ..models.sequence_regressor import SequenceRegressor
 from ..plots import Plot, label, style
-from ..results import Results
+from ..results import Results, mean_list
 from ..trainer import Recipe, Training
 
 LAYERS = [("RNN", "default"), ("LSTM", "default"), ("LSTM", "forget1")]
@@ -128,9 +127,7 @@ class Series:
 
 
 def training(key: Key, setting: Setting, series: Series) -> Training:
-    options = {"init": key["init"], "provider": setting.provider}
-    layer = recurrent(key["layer"], 1, setting.budget.hidden_size, **options)
-    model = SequenceRegressor(layer).to(setting.device)
+    model = SequenceRegressor(setting.layer(key, 1, setting.budget.hidden_size)).to(setting.device)
     part = series.parts["train"]
 
     def always() -> Iterator[None]:
@@ -257,8 +254,7 @@ def draw(results: Results, figure) -> None:
             looks = {"color": "gray"} if baseline else style(key["layer"], key["init"])
             if key["layer"] != "naive" and key["init"] != "forget1":
                 predictions = [record.figures["test"]["predicted"][-LAST:] for record in results.select(**key)]
-                mean = [sum(values) / len(values) for values in zip(*predictions, strict=True)]
-                lines.plot(first["times"][-LAST:], mean, linewidth=1, **(looks | {"label": name}))
+                lines.plot(first["times"][-LAST:], mean_list(predictions), linewidth=1, **(looks | {"label": name}))
             spread = results.spread("rmse", **key)
             error = [[spread.mean - spread.low], [spread.high - spread.mean]]
             bars.barh(position, spread.mean, xerr=error, color=looks["color"])

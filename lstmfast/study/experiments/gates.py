@@ -12,7 +12,7 @@ from ..claims import Finding, verdict
 from ..experiment import Band, Experiment, Key, Literature, Setting, Table
 from ..layers import hold_gates, recurrent
 from ..models.sequence_regressor import SequenceRegressor
-from ..plots import Plot
+from ..plots import Plot, curves
 from ..results import Results, Spread
 from ..trainer import Recipe, Training
 from . import adding
@@ -196,10 +196,9 @@ def draw(results: Results, figure) -> None:
     titles = {"sum": "sum of two marked numbers", "latest": "number marked last"}
     for axes, task in zip(panels, TASKS, strict=True):
         for gate in WITHOUT:
-            for index, record in enumerate(results.select(task=task, without=gate)):
-                text = "all gates" if gate == "nothing" else f"without {gate} gate"
-                curve = record.figures["curve"]
-                axes.plot(curve["step"], curve["mse"], color=colors[gate], label=None if index else text, linewidth=1.2)
+            text = "all gates" if gate == "nothing" else f"without {gate} gate"
+            records = results.select(task=task, without=gate)
+            curves(axes, records, "step", "mse", color=colors[gate], label=text)
         axes.set(yscale="log", xlabel="steps", title=titles[task])
     panels[0].set_ylabel("mean squared error")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(WITHOUT))

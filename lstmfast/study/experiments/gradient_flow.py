@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..claims import Finding, verdict
 from ..experiment import Band, Experiment, Key, Setting, Table
-from ..layers import recurrent
 from ..plots import Plot, label, style
 from ..results import Results
 
@@ -53,8 +52,7 @@ def gradient_norms(layer: torch.nn.RNNBase, input: Tensor) -> Tensor:
 
 def _layer(key: Key, setting: Setting) -> torch.nn.RNNBase:
     budget = setting.budget
-    options = {"init": key["init"], "provider": setting.provider, "span": budget.steps}
-    return recurrent(key["layer"], budget.input_size, budget.hidden_size, **options).to(setting.device)
+    return setting.layer(key, budget.input_size, budget.hidden_size, span=budget.steps).to(setting.device)
 
 
 def step(key: Key, setting: Setting) -> Callable[[], float]:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..experiment import Key, Setting
-from ..layers import recurrent
 from ..models.language_model import CarriedLoss, LanguageModel, batches, bits_per_token
 from ..models.ngram import Tokens
-from ..trainer import Recipe, Training
+from ..trainer import Recipe, Training, parameters
 
 
 class Budget(Protocol):
@@ -45,13 +44,11 @@ class Text:
 def training(key: Key, setting: Setting, text: Text, epochs: int) -> Training:
     """A model in training for that many readings of text.train; an evaluation follows upon each."""
     budget: Any = setting.budget
-    layer = recurrent(
-        key["layer"], budget.embedding_size, budget.hidden_size, init=key["init"], provider=setting.provider
-    )
+    layer = setting.layer(key, budget.embedding_size, budget.hidden_size)
     model = LanguageModel(len(text.vocabulary), layer, budget.dropout).to(setting.device)
     train = text.numbers(text.train, setting.device)
     per_epoch = -(-((len(train) - 1) // budget.batch) // budget.length)
-    recipe = Recipe(lr=budget.lr, steps=epochs * per_epoch, anneal=True, evaluate_every=per_epoch)
+    recipe = Recipe.of_epochs(epochs, per_epoch, budget.lr)
     return Training(model, batches(train, budget.batch, budget.length), CarriedLoss(model), recipe)
 
 
@@ -62,6 +59,6 @@ def learning_curve(training: Training, text: Text) -> dict[str, Any]:
     return {
         "bits": None if curve.diverged else curve.metrics["bits"][-1],
         "seconds": curve.seconds[-1],
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "parameters": parameters(training.model),
         "curve": {**curve.json(), "epoch": [step / training.recipe.evaluate_every for step in curve.step]},
     }

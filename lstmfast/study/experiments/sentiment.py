@@ -12,12 +12,11 @@ from ..claims import Finding, verdict
 from ..data import movie_reviews
 from ..data.words import words
 from ..experiment import Band, Experiment, Key, Setting, Table
-from ..layers import recurrent
 from ..models.naive_bayes import NaiveBayes
 from ..models.sentence_classifier import SentenceClassifier, Vocabulary, collate
-from ..plots import Plot, label, style
-from ..results import Results
-from ..trainer import Recipe, Training
+from ..plots import Plot, label, level, style
+from ..results import Results, mean_list
+from ..trainer import Recipe, Training, parameters, shuffled
 
 LAYERS = [("RNN", "default"), ("LSTM", "default"), ("LSTM", "forget1")]
 POOLINGS = {"last": "the last output", "mean": "the mean of all outputs"}
@@ -65,9 +64,8 @@ class Corpus:
     def batches(self, size: int, device: torch.device) -> Iterator[tuple]:
         """Sentences and labels in a new order in every epoch, drawn from torch's generator, without end."""
         labels = torch.tensor(self.train_labels)
-        while True:
-            for chosen in torch.randperm(len(self.train)).split(size):
-                yield collate([self.train[i] for i in chosen.tolist()], device), labels[chosen].to(device)
+        for chosen in shuffled(len(self.train), size):
+            yield collate([self.train[i] for i in chosen.tolist()], device), labels[chosen].to(device)
 
 
 @lru_cache(maxsize=1)
@@ -88,17 +86,14 @@ def baselines(corpus: Corpus) -> dict[str, float]:
 
 def training(key: Key, setting: Setting, texts: Corpus) -> Training:
     budget = setting.budget
-    layer = recurrent(
-        key["layer"], budget.embedding_size, budget.hidden_size, init=key["init"], provider=setting.provider
-    )
+    layer = setting.layer(key, budget.embedding_size, budget.hidden_size)
     model = SentenceClassifier(len(texts.vocabulary), 2, layer, key["pooling"], budget.dropout).to(setting.device)
 
     def loss(batch) -> Tensor:
         sentences, labels = batch
         return nn.functional.cross_entropy(model(sentences), labels)
 
-    per_epoch = -(-len(texts.train) // budget.batch)
-    recipe = Recipe(lr=budget.lr, steps=budget.epochs * per_epoch, anneal=True, evaluate_every=per_epoch)
+    recipe = Recipe.of_epochs(budget.epochs, -(-len(texts.train) // budget.batch), budget.lr)
     return Training(model, texts.batches(budget.batch, setting.device), loss, recipe)
 
 
@@ -118,7 +113,7 @@ def measure(key: Key, setting: Setting) -> dict:
         "accuracy": correct.float().mean().item(),
         "by_length": by_length(correct, torch.tensor([len(sentence) for sentence in texts.test])),
         "seconds": curve.seconds[-1],
-        "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
+        "parameters": parameters(trained.model),
         "curve": {**curve.json(), "epoch": [step / trained.recipe.evaluate_every for step in curve.step]},
         "baselines": baselines(texts),
     }
@@ -177,17 +172,12 @@ def _draw(results: Results, figure) -> None:
             records = results.select(layer=layer, init=init, pooling=pooling)
             look = style(layer, init) | {"label": f"{label(layer, init)}, {pooling}", "linestyle": line}
             curves = [record.figures["curve"] for record in records]
-            accuracies = [sum(column) / len(column) for column in zip(*(c["accuracy"] for c in curves), strict=True)]
-            by_epoch.plot(curves[0]["epoch"], accuracies, **look)
+            by_epoch.plot(curves[0]["epoch"], mean_list(curve["accuracy"] for curve in curves), **look)
             groups = zip(*(record.figures["by_length"] for record in records), strict=True)
-            points = [[sum(column) / len(column) for column in zip(*group, strict=True)] for group in groups]
+            points = [mean_list(group) for group in groups]
             by_words.plot(*zip(*points, strict=True), marker="o", markersize=3, **look)
     for axes in (by_epoch, by_words):
-        accuracy = _baseline(results, "Naive Bayes")
-        axes.axhline(accuracy, color="gray", linestyle="--", linewidth=1)
-        axes.annotate(
-            "Naive Bayes", (1, accuracy), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray"
-        )
+        level(axes, _baseline(results, "Naive Bayes"), "Naive Bayes")
     by_epoch.set(xlabel="epochs", ylabel="accuracy, unseen sentences")
     by_words.set(xlabel="words of the sentence (after training)")
     figure.legend(*by_epoch.get_legend_handles_labels(), loc="outside right upper")

@@ -3,17 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ..claims import Finding, verdict
 from ..data import vowels
 from ..experiment import Band, Experiment, Key, Setting, Table
-from ..layers import recurrent
 from ..models.sequence_classifier import SequenceClassifier
 from ..plots import Plot, label, style
 from ..results import Results
-from ..trainer import Recipe, Training
+from ..trainer import Recipe, Training, shuffled
 
 LAYERS = [("RNN", "default"), ("LSTM", "default"), ("LSTM", "forget1"), ("LSTM", "chrono")]
 
@@ -44,9 +42,8 @@ def with_gap(utterances: list[Tensor], gap: int) -> list[Tensor]:
 
 def batches(sequences: list[Tensor], classes: Tensor, batch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
     """All of them in random order, again and again."""
-    while True:
-        for chosen in torch.randperm(len(sequences)).split(batch):
-            yield [sequences[index] for index in chosen], classes[chosen]
+    for chosen in shuffled(len(sequences), batch):
+        yield [sequences[index] for index in chosen], classes[chosen]
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,7 @@ class Speech:
 def training(key: Key, setting: Setting, speech: Speech) -> Training:
     budget = setting.budget
     # The longest memory that the task needs: an utterance has up to 29 frames.
-    options = {"init": key["init"], "provider": setting.provider, "span": key["gap"] + 29}
-    layer = recurrent(key["layer"], vowels.COEFFICIENTS + 1, budget.hidden_size, **options)
+    layer = setting.layer(key, vowels.COEFFICIENTS + 1, budget.hidden_size, span=key["gap"] + 29)
     model = SequenceClassifier(layer, vowels.SPEAKERS).to(setting.device)
 
     def loss(batch: tuple[list[Tensor], Tensor]) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from ..claims import Finding, verdict
 from ..data import topics
 from ..experiment import Band, Experiment, Key, Setting, Table
-from ..layers import recurrent
 from ..models.language_model import CarriedLoss, LanguageModel, batches
 from ..plots import Plot, label, style
 from ..results import Results
@@ -39,8 +38,7 @@ def runs(budget: Budget, seeds: Iterable[int]) -> list[Key]:
 def training(key: Key, setting: Setting) -> Training:
     budget = setting.budget
     characters, alphabet_size = topics.characters()
-    options = {"init": key["init"], "provider": setting.provider}
-    layer = recurrent(key["layer"], budget.embedding_size, budget.hidden_size, **options)
+    layer = setting.layer(key, budget.embedding_size, budget.hidden_size)
     model = LanguageModel(alphabet_size, layer).to(setting.device)
     recipe = Recipe(key["lr"], budget.steps, optimizer=key["optimizer"], clip=None, evaluate_every=10)
     source = batches(characters.to(setting.device), budget.batch, budget.length)

@@ -9,7 +9,7 @@ from ..data import topics
 from ..experiment import Band, Experiment, Key, Literature, Setting, Table
 from ..models.language_model import generate
 from ..models.ngram import Ngram, bz2_bits_per_character
-from ..plots import Plot, label, style
+from ..plots import Plot, curves, label, level, style
 from ..results import Record, Results
 from .language_modelling import Text, learning_curve, training
 
@@ -149,16 +149,11 @@ def _draw(results: Results, figure) -> None:
         look = style(key["layer"], key["init"]) | {"label": name}
         if key["epochs"] != results.budget.epochs:
             look["linestyle"] = ":"
-        for index, record in enumerate(results.select(**key)):
-            curve = record.figures["curve"]
-            for axes, places in ((by_epoch, curve["epoch"]), (by_second, curve["seconds"])):
-                axes.plot(places, curve["bits"], **look, linewidth=1.2)
-            if index == 0:
-                look["label"] = None
+        curves(by_epoch, results.select(**key), "epoch", "bits", **look)
+        curves(by_second, results.select(**key), "seconds", "bits", **look)
     for axes in (by_epoch, by_second):
         for (name, bits), dashes in zip(results.records[0].figures["baselines"].items(), ("--", ":"), strict=True):
-            axes.axhline(bits, color="gray", linestyle=dashes, linewidth=1)
-            axes.annotate(name, (1, bits), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+            level(axes, bits, name, dashes)
     by_epoch.set(xlabel="epochs", ylabel="bits per held-out character", ylim=(None, by_epoch.get_ylim()[1]))
     by_second.set(xlabel="seconds of training")
     by_epoch.legend()

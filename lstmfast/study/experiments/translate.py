@@ -10,11 +10,10 @@ import torch
 from ..claims import Finding, verdict
 from ..data import number_words, verses
 from ..experiment import Band, Experiment, Key, Setting, Table
-from ..layers import recurrent
 from ..models.translator import PAD, Alphabet, Pairs, Translator, collate
 from ..plots import Plot, label, style
-from ..results import Results
-from ..trainer import Recipe, Training
+from ..results import Results, mean_list
+from ..trainer import Recipe, Training, parameters, shuffled
 
 # With attention the decoder sees all of the encoder's outputs, and no state has to hold the source.
 VARIANTS = [
@@ -66,9 +65,8 @@ class Corpus:
 
     def batches(self, size: int, device: torch.device) -> Iterator[Pairs]:
         """Training pairs in a new order in every epoch, drawn from torch's generator, without end."""
-        while True:
-            for chosen in torch.randperm(len(self.train)).split(size):
-                yield collate(*zip(*(self.train[i] for i in chosen.tolist()), strict=True), device)
+        for chosen in shuffled(len(self.train), size):
+            yield collate(*zip(*(self.train[i] for i in chosen.tolist()), strict=True), device)
 
 
 def corpus(budget: Budget, data: Path | None) -> Corpus:
@@ -81,10 +79,7 @@ def corpus(budget: Budget, data: Path | None) -> Corpus:
 
 def training(key: Key, setting: Setting, corpus: Corpus, evaluations: int = 7) -> Training:
     budget = setting.budget
-    encoder, decoder = (
-        recurrent(key["layer"], budget.embedding_size, budget.hidden_size, init=key["init"], provider=setting.provider)
-        for _ in range(2)
-    )
+    encoder, decoder = (setting.layer(key, budget.embedding_size, budget.hidden_size) for _ in range(2))
     sizes = len(corpus.source_alphabet), len(corpus.target_alphabet)
     model = Translator(*sizes, encoder, decoder, key["attention"]).to(setting.device)
     every = max(1, budget.steps // evaluations)
@@ -115,7 +110,7 @@ def measure(key: Key, setting: Setting) -> dict:
         "loss": curve.loss[-1],
         "bits": bits_per_character(model, texts, setting.device),
         "seconds": curve.seconds[-1],
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": parameters(model),
         "curve": curve.json(),
         "examples": [
             [texts.source_alphabet.decode(source.tolist()), texts.target_alphabet.decode(numbers)]
@@ -229,7 +224,7 @@ def _draw(results: Results, figure) -> None:
         middles = [width * (bucket + 0.5) for bucket in places]
         by_length.plot(middles, [_mean(buckets[bucket]) for bucket in places], marker="o", markersize=3, **look)
         curves = [record.figures["curve"] for record in records]
-        exact = [_mean(values) for values in zip(*(curve["exact"] for curve in curves), strict=True)]
+        exact = mean_list(curve["exact"] for curve in curves)
         by_step.plot(curves[0]["step"], exact, marker="o", markersize=3, **look)
     by_length.set(xlabel="characters of the source", ylabel="translated without a mistake", ylim=(-0.03, 1.03))
     by_step.set(xlabel="steps")

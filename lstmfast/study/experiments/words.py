@@ -11,7 +11,7 @@ from ..data import topics, verses
 from ..data.words import words
 from ..experiment import Band, Experiment, Key, Literature, Setting, Table
 from ..models.ngram import Ngram
-from ..plots import Plot, label, style
+from ..plots import Plot, curves, label, level, style
 from ..results import Results
 from .language_modelling import Text, learning_curve, training
 
@@ -112,16 +112,10 @@ def findings(results: Results) -> list[Finding]:
 def _draw(results: Results, figure) -> None:
     by_epoch, by_second = figure.subplots(1, 2, sharey=True)
     for layer, init in LAYERS:
-        for index, record in enumerate(results.select(layer=layer, init=init)):
-            curve = record.figures["curve"]
-            look = style(layer, init) | ({} if index == 0 else {"label": None})
-            for axes, places in ((by_epoch, curve["epoch"]), (by_second, curve["seconds"])):
-                axes.plot(places, [2**bits for bits in curve["bits"]], **look, linewidth=1.2)
+        for axes, abscissa in ((by_epoch, "epoch"), (by_second, "seconds")):
+            curves(axes, results.select(layer=layer, init=init), abscissa, "bits", lambda b: 2**b, **style(layer, init))
     for axes in (by_epoch, by_second):
-        ngram = results.records[0].figures["ngram_perplexity"]
-        axes.axhline(ngram, color="gray", linestyle="--", linewidth=1)
-        name = f"{results.budget.ngram_order}-gram"
-        axes.annotate(name, (1, ngram), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+        level(axes, results.records[0].figures["ngram_perplexity"], f"{results.budget.ngram_order}-gram")
     by_epoch.set(xlabel="epochs", ylabel="perplexity, held out")
     by_second.set(xlabel="seconds of training")
     by_epoch.legend()
