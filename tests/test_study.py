@@ -182,7 +182,7 @@ def test_report_of_all_verdicts(tmp_path, use, capsys):
     assert "http" not in page, "the page needs nothing beside it"
     assert page.count("not measured") == len(CLAIMS) - 3
     claims = (tmp_path / "claims.md").read_text(encoding="utf-8")
-    assert f"| C2 {CLAIMS['C2']} | toy | only with forget bias | measured two |" in claims
+    assert f"| C2 {CLAIMS['C2']} | toy | 2 | only with forget bias | measured two |" in claims
     assert (tmp_path / "toy-line.png").read_bytes().startswith(b"\x89PNG")
 
 

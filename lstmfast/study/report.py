@@ -78,20 +78,21 @@ def _claims(chapters: list[Chapter]) -> str:
     rows = []
     for claim, chapter, finding in _findings(chapters):
         if finding is None:
-            rows.append((claim, escape(CLAIMS[claim]), "", "not measured", ""))
+            rows.append((claim, escape(CLAIMS[claim]), "", "", "not measured", ""))
             continue
         link = f'<a href="#{chapter.experiment.name}">{escape(chapter.experiment.name)}</a>'
-        rows.append((claim, escape(CLAIMS[claim]), link, _verdict(finding), escape(finding.measured)))
-    return _table(("", "claim", "experiment", "verdict", "measured"), rows)
+        found = (str(chapter.seeds), _verdict(finding), escape(finding.measured))
+        rows.append((claim, escape(CLAIMS[claim]), link, *found))
+    return _table(("", "claim", "experiment", "seeds", "verdict", "measured"), rows)
 
 
 def markdown(chapters: Iterable[Chapter]) -> str:
     """The table of claims alone, for a text."""
-    lines = ["| claim | experiment | verdict | measured |", "| :--- | :--- | :--- | :--- |"]
+    lines = ["| claim | experiment | seeds | verdict | measured |", "| :--- | :--- | ---: | :--- | :--- |"]
     for claim, chapter, finding in _findings(list(chapters)):
         if finding is not None:
-            cells = (f"{claim} {CLAIMS[claim]}", chapter.experiment.name, finding.verdict.value, finding.measured)
-            lines.append(f"| {' | '.join(cells)} |")
+            about = (f"{claim} {CLAIMS[claim]}", chapter.experiment.name, str(chapter.seeds))
+            lines.append(f"| {' | '.join((*about, finding.verdict.value, finding.measured))} |")
     return "\n".join(lines) + "\n"
 
 

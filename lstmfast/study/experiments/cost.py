@@ -188,7 +188,7 @@ def findings(results: Results) -> list[Finding]:
     ]
     common = _common_time(results)
     at_time = {model: _bits_at(results, model, common) for model in MODELS}
-    at_end = {model: results.mean("bits", model=model) for model in MODELS}
+    at_end = {model: results.spread("bits", model=model) for model in MODELS}
     rnn_at_time = min(bits for model, bits in at_time.items() if model != "LSTM")
     by_time = ", ".join(f"{model} {bits:.3f}" for model, bits in at_time.items())
     return [
@@ -213,7 +213,7 @@ def findings(results: Results) -> list[Finding]:
         ),
         Finding(
             "C16",
-            verdict(at_end["LSTM"] < at_end["RNN, same parameters"] - 0.03),
+            verdict(at_end["LSTM"].mean < at_end["RNN, same parameters"].mean - 0.03),
             "With as many parameters, after as many steps, the LSTM is more than 0.03 bits below the RNN.",
             ", ".join(f"{model} {bits:.3f}" for model, bits in at_end.items()),
         ),

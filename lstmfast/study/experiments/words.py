@@ -96,12 +96,12 @@ def tables(results: Results) -> list[Table]:
 
 
 def findings(results: Results) -> list[Finding]:
-    rnn, lstm, biased = (results.mean("perplexity", layer=layer, init=init) for layer, init in LAYERS)
+    rnn, lstm, biased = (results.spread("perplexity", layer=layer, init=init) for layer, init in LAYERS)
     ngram = results.records[0].figures["ngram_perplexity"]
     return [
         Finding(
             "C10",
-            verdict(lstm * NOISE < rnn, biased * NOISE < rnn),
+            verdict(lstm.mean * NOISE < rnn.mean, biased.mean * NOISE < rnn.mean),
             "After the same number of epochs the LSTM's perplexity is at least 3 % lower.",
             f"perplexity of RNN {rnn:.1f}, LSTM {lstm:.1f}, with forget bias 1 {biased:.1f}, "
             f"{results.budget.ngram_order}-gram {ngram:.1f}",
