@@ -4,9 +4,8 @@ Both start from the same seed, and so from the same weights, and see the same ba
 losses agree, what a step costs each, how well both predict text they have not seen beside an n-gram model and bz2, and
 a sample; it leaves a picture and a JSON file of the figures. `python examples/char_lm.py --help` lists the options.
 
-To start a model of your own from here: CharacterModel is an ordinary module around lstmfast.LSTM, Training.step an
-ordinary step of truncated backpropagation through time (Williams and Peng, An efficient gradient-based algorithm for
-on-line training of recurrent network trajectories, Neural Computation 2, 1990).
+To start a model of your own from here: the model is the study's, lstmfast/study/models/language_model.py, an ordinary
+module around lstmfast.LSTM; Training.step is an ordinary step of truncated backpropagation through time.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import comparison
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import lstmfast
+from lstmfast.study.models.language_model import CarriedLoss, LanguageModel, batches, generate
 from lstmfast.study.models.ngram import Ngram, bz2_bits_per_character
 
 LAYERS = {
@@ -34,47 +33,11 @@ LAYERS = {
 NGRAM_ORDER = 5  # the best order for a text of this size
 
 
-class CharacterModel(nn.Module):
-    """Predicts each next character: embedding, recurrent layers, and a linear layer onto the alphabet.
-
-    `recurrent_layer` is torch.nn.LSTM or RNN, or any class with their constructor and call, such as lstmfast.LSTM.
-    """
-
-    def __init__(
-        self,
-        recurrent_layer: type[nn.Module],
-        alphabet_size: int,
-        hidden_size: int,
-        num_layers: int,
-        embedding_size: int = 64,
-    ):
-        super().__init__()
-        self.embedding = nn.Embedding(alphabet_size, embedding_size)
-        self.recurrent = recurrent_layer(embedding_size, hidden_size, num_layers)
-        self.output = nn.Linear(hidden_size, alphabet_size)
-
-    def forward(self, characters: Tensor, state=None):
-        """characters: int64 [T, B]; returns logits [T, B, alphabet_size] and the state to carry on from."""
-        hidden, state = self.recurrent(self.embedding(characters), state)
-        return self.output(hidden), state
-
-
-def detached(state):
-    """The same state without its history: the gradient goes back to the beginning of a batch and no further."""
-    return tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
-
-
-def batches(characters: Tensor, batch_size: int, length: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Yields (inputs [T, B], targets [T, B], whether the text begins anew) without end.
-
-    The text [N] is cut into `batch_size` pieces that are read side by side, each batch going on where the last ended.
-    """
-    piece = (len(characters) - 1) // batch_size
-    inputs = characters[: piece * batch_size].view(batch_size, piece).t().contiguous()
-    targets = characters[1 : piece * batch_size + 1].view(batch_size, piece).t().contiguous()
-    while True:
-        for start in range(0, piece - length + 1, length):
-            yield inputs[start : start + length], targets[start : start + length], start == 0
+def language_model(
+    recurrent_layer: type[nn.RNNBase], alphabet_size: int, hidden_size: int, num_layers: int, embedding_size: int = 64
+) -> LanguageModel:
+    """recurrent_layer: torch.nn.LSTM or RNN, or any class with their constructor and call, such as lstmfast.LSTM."""
+    return LanguageModel(alphabet_size, recurrent_layer(embedding_size, hidden_size, num_layers))
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -88,27 +51,24 @@ def learning_rate_factor(step: int, steps: int) -> float:
 class Training:
     """A model in training: its optimizer, its place in the text, and what its steps have yielded and cost."""
 
-    def __init__(self, model: CharacterModel, characters: Tensor, options: argparse.Namespace):
+    def __init__(self, model: LanguageModel, characters: Tensor, options: argparse.Namespace):
         self.model = model
         self.optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: learning_rate_factor(step, options.steps)
         )
         self.batches = batches(characters, options.batch, options.length)
-        self.state = None
+        self.loss = CarriedLoss(model)
         self.curve = LearningCurve()
 
     def step(self) -> None:
         began = time.perf_counter()
-        inputs, targets, text_begins = next(self.batches)
-        logits, state = self.model(inputs, None if text_begins else self.state)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = self.loss(next(self.batches))
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
-        self.state = detached(state)
         self.curve.append(loss.item() / math.log(2), time.perf_counter() - began)
 
 
@@ -128,7 +88,7 @@ def train_in_turns(trainings: dict[str, Training], steps: int) -> None:
 
 
 @torch.inference_mode()
-def held_out_bits(model: CharacterModel, history: Tensor, held_out: Tensor, desc: str) -> float:
+def held_out_bits(model: LanguageModel, history: Tensor, held_out: Tensor, desc: str) -> float:
     """Bits per character of `held_out` [N], read once from end to end after `history` [M], the state carried along."""
     characters = torch.cat([history, held_out])
     first_target, nats, state = len(history), 0.0, None
@@ -139,19 +99,6 @@ def held_out_bits(model: CharacterModel, history: Tensor, held_out: Tensor, desc
         counted = slice(max(0, first_target - 1 - start), None)
         nats += nn.functional.cross_entropy(logits[counted, 0], targets[counted], reduction="sum").item()
     return nats / len(held_out) / math.log(2)
-
-
-@torch.inference_mode()
-def generate(model: CharacterModel, prompt: Tensor, count: int, temperature: float, seed: int) -> list[int]:
-    """Draws `count` characters after `prompt` [M] one by one from softmax(logits / temperature), carrying the state."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    logits, state = model(prompt[:, None])
-    for _ in range(count):
-        character = torch.multinomial((logits[-1, 0] / temperature).softmax(0), 1, generator=generator)
-        drawn.append(character.item())
-        logits, state = model(character[:, None], state)
-    return drawn
 
 
 def progress_bar(*args, **kwargs) -> tqdm:
@@ -197,9 +144,9 @@ def start_trainings(characters: Tensor, alphabet_size: int, options: argparse.Na
     for name, layer in LAYERS[options.cell].items():
         if options.layer == "both" or name.startswith(options.layer + "."):
             # One step of a model that is thrown away: what torch loads and sets up on first use is no step's cost.
-            Training(CharacterModel(layer, alphabet_size, options.hidden, options.layers), characters, options).step()
+            Training(language_model(layer, alphabet_size, options.hidden, options.layers), characters, options).step()
             torch.manual_seed(options.seed)
-            model = CharacterModel(layer, alphabet_size, options.hidden, options.layers)
+            model = language_model(layer, alphabet_size, options.hidden, options.layers)
             trainings[name] = Training(model, characters, options)
     first, *others = (training.model.state_dict() for training in trainings.values())
     for other in others:

@@ -18,11 +18,12 @@ from pathlib import Path
 import corpus
 import torch
 import torch.distributed as dist
-from char_lm import CharacterModel, batches, detached, learning_rate_factor
+from char_lm import language_model, learning_rate_factor
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import lstmfast
+from lstmfast.study.models.language_model import batches, detached
 
 
 def parse_options() -> argparse.Namespace:
@@ -69,7 +70,7 @@ def main() -> None:
     index = {character: i for i, character in enumerate(text.alphabet)}
     train = torch.tensor([index[character] for character in text.train])
 
-    model = CharacterModel(lstmfast.LSTM, len(text.alphabet), options.hidden, options.layers)
+    model = language_model(lstmfast.LSTM, len(text.alphabet), options.hidden, options.layers)
     parallel = DistributedDataParallel(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, options.steps))

@@ -124,47 +124,15 @@ def test_learning_rate_rises_and_falls(steps):
     assert char_lm.learning_rate_factor(steps, steps) == pytest.approx(0, abs=1e-12) or steps == 1
 
 
-def test_batches_continue_each_other():
-    characters = torch.arange(100)
-    stream = char_lm.batches(characters, batch_size=3, length=10)
-    first, second, third, fourth = (next(stream) for _ in range(4))
-    assert first[0].shape == (10, 3)
-    assert torch.equal(torch.cat([first[0], second[0], third[0]]), torch.arange(99).view(3, 33).t()[:30])
-    for inputs, targets, _ in (first, second, third):
-        assert torch.equal(targets, inputs + 1)
-    assert [begins for _, _, begins in (first, second, third, fourth)] == [True, False, False, True]
-    assert torch.equal(fourth[0], first[0])
-
-
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.RNN, lstmfast.LSTM, lstmfast.RNN])
 def test_held_out_bits_carry_the_state(layer):
     torch.manual_seed(0)
-    model = char_lm.CharacterModel(layer, 5, 8, 1)
+    model = char_lm.language_model(layer, 5, 8, 1)
     characters = torch.randint(5, (2400,))
     logits, _ = model(characters[:-1, None])
     expected = nn.functional.cross_entropy(logits[1499:, 0], characters[1500:]) / math.log(2)
     measured = char_lm.held_out_bits(model, characters[:1500], characters[1500:], "test")
     assert measured == pytest.approx(expected.item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("layer", [lstmfast.LSTM, lstmfast.RNN])
-def test_generating_carries_the_state(layer):
-    torch.manual_seed(0)
-    model = char_lm.CharacterModel(layer, 11, 16, 1)
-    prompt = torch.randint(11, (7,))
-    drawn = char_lm.generate(model, prompt, 20, temperature=1e-6, seed=0)  # as good as always the likeliest
-    text = prompt.tolist()
-    for _ in range(20):
-        logits, _ = model(torch.tensor(text)[:, None])
-        text.append(int(logits[-1, 0].argmax()))
-    assert drawn == text[7:]
-
-
-def test_generating_repeats_itself_from_the_same_seed():
-    torch.manual_seed(0)
-    model = char_lm.CharacterModel(lstmfast.LSTM, 11, 16, 1)
-    one, same, other = (char_lm.generate(model, torch.tensor([1, 2]), 40, 1.0, seed) for seed in (1, 1, 2))
-    assert one == same != other
 
 
 def test_ngram_by_hand():

@@ -165,6 +165,24 @@ def test_language_model_learns_a_refrain(layer):
     assert language_model.generate(model, refrain[:12], 12, temperature=0.01) == refrain[:12].tolist()
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_generating_carries_the_state(layer):
+    model = LanguageModel(11, recurrent(layer, 8, 16)).eval()
+    prompt = torch.randint(11, (7,))
+    drawn = language_model.generate(model, prompt, 20, temperature=1e-6)  # as good as always the likeliest
+    text = prompt.tolist()
+    for _ in range(20):
+        logits, _ = model(torch.tensor(text)[:, None])
+        text.append(int(logits[-1, 0].argmax()))
+    assert drawn == text[7:]
+
+
+def test_generating_repeats_itself_from_the_same_seed():
+    model = LanguageModel(11, recurrent("LSTM", 8, 16)).eval()
+    one, same, other = (language_model.generate(model, torch.tensor([1, 2]), 40, 1.0, seed) for seed in (1, 1, 2))
+    assert one == same != other
+
+
 # Translation
 
 
