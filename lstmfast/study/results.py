@@ -34,11 +34,11 @@ class Spread:
         return cls(statistics.fmean(finite), min(finite), max(finite), len(finite))
 
     def __format__(self, spec: str) -> str:
-        mean, low, high = (format(value, spec) for value in (self.mean, self.low, self.high))
+        mean, low, high = (format(value, spec or ".3g") for value in (self.mean, self.low, self.high))
         return mean if self.count < 2 or low == high else f"{mean} ({low} to {high})"
 
     def __str__(self) -> str:
-        return format(self, ".3g")
+        return format(self)
 
 
 class Results:

@@ -249,19 +249,21 @@ def draw(results: Results, figure) -> None:
     for (lines, bars), series in zip(rows, KINDS, strict=True):
         first = results.select(series=series)[0].figures["test"]
         lines.plot(first["times"][-LAST:], first["actual"][-LAST:], color="black", linewidth=1.5, label="measured")
-        for position, (name, key) in enumerate(_models(series)):
+        names, keys = zip(*_models(series), strict=True)
+        for position, key in enumerate(keys):
             baseline = key["layer"] in BASELINES
-            looks = {"color": "gray"} if baseline else style(key["layer"], key["init"])
+            looks = {"color": "gray", "label": "linear model"} if baseline else style(key["layer"], key["init"])
             if key["layer"] != "naive" and key["init"] != "forget1":
                 predictions = [record.figures["test"]["predicted"][-LAST:] for record in results.select(**key)]
-                lines.plot(first["times"][-LAST:], mean_list(predictions), linewidth=1, **(looks | {"label": name}))
+                lines.plot(first["times"][-LAST:], mean_list(predictions), linewidth=1, **looks)
             spread = results.spread("rmse", **key)
             error = [[spread.mean - spread.low], [spread.high - spread.mean]]
             bars.barh(position, spread.mean, xerr=error, color=looks["color"])
-        bars.set_yticks(range(len(_models(series))), [name for name, _ in _models(series)])
+        bars.set_yticks(range(len(names)), names)
         bars.invert_yaxis()
         lines.set(ylabel=series)
-        lines.legend(loc="upper left")
+        lines.locator_params(axis="x", integer=True)
+    figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     rows[-1][0].set_xlabel(f"year (the last {LAST} values)")
     rows[-1][1].set_xlabel("error (RMSE)")
 
