@@ -62,7 +62,8 @@ def curves(
 def level(axes: "Axes", value: float, name: str, linestyle: str = "--") -> None:
     """A level line with its name: what needs no training."""
     axes.axhline(value, color="gray", linestyle=linestyle, linewidth=1)
-    axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+    end = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
+    axes.annotate(name, (1, value), **end, ha="right", va="bottom", color="gray")
 
 
 def png(plot: Plot, results: Results) -> bytes:

@@ -179,6 +179,7 @@ def _draw(results: Results, figure) -> None:
     for axes in (by_epoch, by_words):
         level(axes, _baseline(results, "Naive Bayes"), "Naive Bayes")
     by_epoch.set(xlabel="epochs", ylabel="accuracy, unseen sentences")
+    by_epoch.locator_params(axis="x", integer=True)
     by_words.set(xlabel="words of the sentence (after training)")
     figure.legend(*by_epoch.get_legend_handles_labels(), loc="outside right upper")
 

@@ -117,6 +117,7 @@ def _draw(results: Results, figure) -> None:
     for axes in (by_epoch, by_second):
         level(axes, results.records[0].figures["ngram_perplexity"], f"{results.budget.ngram_order}-gram")
     by_epoch.set(xlabel="epochs", ylabel="perplexity, held out")
+    by_epoch.locator_params(axis="x", integer=True)
     by_second.set(xlabel="seconds of training")
     by_epoch.legend()
 
