@@ -204,7 +204,7 @@ def draw_gates(results: Results, figure) -> None:
             axes.plot(AROUND, gates["keeper"], marker="o", markersize=3, linewidth=1.2, **looks)
             axes.plot(AROUND, gates["all"], linewidth=1, alpha=0.6, **looks | {"linestyle": ":", "label": None})
         axes.axvline(0, color="gray", linewidth=0.8, linestyle=":")
-        axes.set(xlabel="steps after a mark", title=f"{gate} gate", ylim=(0, 1))
+        axes.set(xlabel="steps after a mark", title=f"{gate} gate", ylim=(-0.03, 1.03))
     panels[0].set_ylabel("activation")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(LAYERS) - 1)
 
