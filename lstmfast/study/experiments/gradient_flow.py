@@ -1,6 +1,7 @@
 """How much of the gradient reaches inputs that lie far back, in layers as they are initialised."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ def gradient_norms(layer: torch.nn.RNNBase, input: Tensor) -> Tensor:
     direction = torch.randn(output.shape[1:], device=output.device)
     loss = (output[-1] * direction / direction.norm(dim=-1, keepdim=True)).sum()
     (gradient,) = torch.autograd.grad(loss, input)
-    return gradient.norm(dim=-1).log().mean(dim=-1).exp()
+    # float64: the squares of numbers below 1e-19 are 0 in float32.
+    return gradient.double().norm(dim=-1).log().mean(dim=-1).exp()
 
 
 def _layer(key: Key, setting: Setting) -> torch.nn.RNNBase:
@@ -86,7 +88,8 @@ def _rate(relative: list[float]) -> float:
 def _at(results: Results, lag: int, layer: str, init: str) -> float:
     """What is left at a lag, geometric mean over the seeds."""
     values = [record.figures["relative"][lag] for record in results.select(layer=layer, init=init)]
-    return math.exp(sum(math.log(max(value, 1e-38)) for value in values) / len(values))
+    # 0 where the gradient itself underflows, in float32.
+    return statistics.geometric_mean(values) if all(values) else 0.0
 
 
 def tables(results: Results) -> list[Table]:
