@@ -11,7 +11,7 @@ struct Target {
   int64_t tile_rows = 6;    // rows of a register tile
   int64_t panel_cols = 64;  // columns of a register tile, in elements of the compute type
   int64_t l2_bytes = 1 << 20;
-  bool reads_in_place = true;  // the kernels can multiply by weights as they lie
+  bool reads_in_place = true;  // the kernels can use weights as the caller keeps them
 };
 
 enum class Split {
@@ -26,9 +26,10 @@ struct Plan {
   // weight gradients by backward_steps, and neither may change with the machine's thread count.
   int64_t forward_steps = 1;
   int64_t backward_steps = 1;
-  // Weights are read, and their gradients written, where they lie: packing would cost more than it saves. Depends on
-  // the shape and the use alone.
+  // Weights are read where they lie. Depends on the shape and the use alone.
   bool in_place = false;
+  // Weight gradients are written where the caller wants them: a call of one block knows all that there is to add up.
+  bool gradients_in_place = false;
   // A step multiplies by W_ih as well as by W_hh, so that x W_ih' is neither stored nor loaded. Bitwise the same.
   bool fuse_input = false;
 };
@@ -39,15 +40,9 @@ constexpr int64_t kForwardRows = 96, kBackwardRows = 256;
 // What a call is for. Inference keeps its packed weights from call to call.
 enum class Use { kInference, kTraining };
 
-// Rows of a whole call up to which packing does not pay. In training it is a pass over the weights forward, one over
-// their transpose back, and one over their gradients, each from beyond L2 if the weights are large; a tile over
-// weights in place loses some speed on the other hand, the more the fewer rows a step has.
-constexpr int64_t kInPlaceRows = 128;
-inline int64_t in_place_rows(const Shape& s, int64_t weights, Use use) {
-  if (use == Use::kInference) return 24;
-  const bool many_weights = weights >= 256 << 10;
-  return s.steps == 1 && many_weights ? kInPlaceRows : 64;
-}
+// Rows of a whole call up to which packing weights does not pay: a tile is slower over weights in place, the more so
+// the more often they are used.
+constexpr int64_t in_place_rows(Use use) { return use == Use::kInference ? 24 : 64; }
 
 inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, Use use, int threads, const Target& target) {
   const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
@@ -60,7 +55,8 @@ inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, Use u
   const int64_t panels = ceil_div(s.hidden * gates, target.panel_cols), tiles = ceil_div(batch, target.tile_rows);
   const int64_t weights = gates * s.hidden * (s.input + s.output()) + s.projection * s.hidden;
   const int64_t weight_bytes = weights * compute_size;
-  plan.in_place = target.reads_in_place && s.rows <= in_place_rows(s, weights, use);
+  plan.in_place = target.reads_in_place && s.rows <= in_place_rows(use);
+  plan.gradients_in_place = target.reads_in_place && plan.backward_steps == s.steps && s.rows <= kBackwardRows;
 
   // Splitting the batch saves a barrier per step, and costs every thread a walk over all weights. A thread alone has
   // nobody to wait for, and may project rows of several steps in one tile.

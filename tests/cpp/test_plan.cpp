@@ -35,6 +35,7 @@ void check_invariants() {
                                           : (h * gates + target.panel_cols - 1) / target.panel_cols;
                 CHECK(plan.threads <= parts);
                 CHECK(!(plan.fuse_input && plan.in_place));
+                CHECK(!plan.gradients_in_place || plan.backward_steps == t);
                 CHECK(plan.forward_steps >= 1 && plan.forward_steps <= t);
                 CHECK(plan.backward_steps >= 1 && plan.backward_steps <= t);
                 // Blocks cut the reserve and the rounding: the same for every number of threads and every machine.
@@ -65,13 +66,17 @@ void check_decisions() {
   // Weights that leave less than half of L2 free want many rows.
   CHECK(plan(shape(100, 32, 160, 160), 1).fuse_input);
   CHECK(!plan(shape(100, 8, 160, 160), 1).fuse_input);
-  // Few rows do not repay packing: more of them where packed weights are not kept, most where weights are large.
+  // Few rows do not repay packing, more of them where packed weights are not kept.
   CHECK(plan(shape(3, 8, 512, 512), 1, Use::kInference).in_place);
   CHECK(!plan(shape(4, 8, 512, 512), 1, Use::kInference).in_place);
   CHECK(plan(shape(8, 8, 64, 64), 1).in_place);
   CHECK(!plan(shape(1, 65, 64, 64), 1).in_place);
-  CHECK(plan(shape(1, 128, 512, 512), 1).in_place);
-  CHECK(!plan(shape(1, 129, 512, 512), 1).in_place);
+  // One block knows the whole gradient.
+  CHECK(plan(shape(4, 64, 64, 64), 1).gradients_in_place);
+  CHECK(!plan(shape(4, 65, 64, 64), 1).gradients_in_place);
+  Shape packed = shape(100, 129, 64, 64);  // of which most sequences are one step long
+  packed.rows = 228;
+  CHECK(!plan(packed, 1).gradients_in_place);
   // Half types are converted on the way into panels.
   CHECK(!make_plan(shape(1, 1, 512, 512), 4, 4, Use::kTraining, 1, {6, 64, 1 << 20, false}).in_place);
   // An empty batch is planned without a division by it.
