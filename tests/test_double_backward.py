@@ -1,5 +1,5 @@
 """Second derivatives do their work once for the whole sequence: how, and that torch.nn's results come out, is here and
-in test_gradients.py; bench/derivatives.py times it beside torch.nn."""
+in test_higher_orders.py; bench/derivatives.py times it beside torch.nn."""
 
 import pytest
 import torch
@@ -17,7 +17,6 @@ reference_recurrent = reference.recurrent
 
 @pytest.fixture(autouse=True)
 def no_reference(monkeypatch):
-    torch.manual_seed(0)
     monkeypatch.setattr(reference, "recurrent", None)
 
 

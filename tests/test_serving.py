@@ -15,11 +15,6 @@ import lstmfast
 OPTIONS = [Options(cell, 2) for cell in CELLS] + [Options("LSTM", 2, bias=False, projected=True)]
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 # ---- streams
 
 
