@@ -7,7 +7,7 @@ from cases import CELLS, Options, all_options, build, build_pair, make_hx, make_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lstmfast
-from lstmfast import autograd, ops, reference
+from lstmfast import autograd, ops, reference, second_order
 from lstmfast.derivatives import Walk
 from lstmfast.ops import CELLS as CELL_FACTS
 
@@ -24,8 +24,8 @@ def no_reference(monkeypatch):
 def way(request, monkeypatch):
     """The CPU's way, and that of every other device."""
     if request.param == "torch operations":
-        monkeypatch.setattr(autograd, "_CPU_HAS_WALKS", False)
-    elif not autograd._CPU_HAS_WALKS:
+        monkeypatch.setattr(second_order, "CPU_HAS_WALKS", False)
+    elif not second_order.CPU_HAS_WALKS:
         pytest.skip("a build whose CPU tensors go through the CUDA kernels")
     return request.param
 

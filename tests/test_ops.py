@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves as leaves
 from torch.utils._pytree import tree_map_only
 
 import lstmfast
-from lstmfast import ops, reference
+from lstmfast import ops, reference, second_order
 
 CELLS = ("LSTM", "RNN_TANH", "RNN_RELU")
 
@@ -344,7 +344,7 @@ WALK_FAULTS = {
 }
 
 
-@pytest.mark.skipif(not lstmfast.autograd._CPU_HAS_WALKS, reason="this build has no walks")
+@pytest.mark.skipif(not second_order.CPU_HAS_WALKS, reason="this build has no walks")
 @pytest.mark.parametrize("fault", [None, *WALK_FAULTS])
 def test_walks_refuse(fault):
     a = arguments()
