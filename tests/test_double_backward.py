@@ -1,5 +1,5 @@
 """Second derivatives do their work once for the whole sequence: how, and that torch.nn's results come out, is here and
-in test_higher_orders.py; bench/derivatives.py times it beside torch.nn."""
+in test_higher_orders.py; `bench.py derivatives` times it beside torch.nn."""
 
 import pytest
 import torch

@@ -36,8 +36,9 @@ def measure(point: Point, effort: Effort, on_pair: Callable[[], Any] = lambda: N
     with sides.conditions(point):
         theirs, ours = sides.build(point)
         agreement = sides.compare(theirs, ours)
-        rates = Rates(point, rate_timer, effort.min_time / 2)
-        rates.sample()
+        rates = Rates(point, rate_timer, effort.min_time / 2) if point.is_of_calls else None
+        if rates is not None:
+            rates.sample()
         samples = interleave(
             [theirs.repeat, ours.repeat],
             timer,
@@ -46,7 +47,8 @@ def measure(point: Point, effort: Effort, on_pair: Callable[[], Any] = lambda: N
             max_time=effort.max_time,
             on_round=on_pair,
         )
-        rates.sample()
+        if rates is not None:
+            rates.sample()
     return fields_of(point) | {
         "ratio": samples.ratio(0, 1).as_json(),
         "theirs": samples.spread(0).as_json(),
@@ -62,13 +64,15 @@ def measure(point: Point, effort: Effort, on_pair: Callable[[], Any] = lambda: N
 
 
 def _gpu(point: Point, samples: Samples) -> Record | None:
-    if point.device != "cuda":
+    if point.device != "cuda" or not point.is_of_calls:
         return None
     return gpu.figures(point, gpu.Gpu.present(), samples.spread(1).median, samples.ratio(0, 1).median)
 
 
-def _gemm(point: Point, rates: Rates, theirs: Spread, ours: Spread) -> Record:
+def _gemm(point: Point, rates: Rates | None, theirs: Spread, ours: Spread) -> Record | None:
     """Arithmetic of both sides: FLOP/s, and as shares of what torch.mm of `shape` (M, N, K) reached."""
+    if rates is None:
+        return None
     return {
         "flops": point.flops,
         "shape": list(rates.gemm_shape),
@@ -80,12 +84,12 @@ def _gemm(point: Point, rates: Rates, theirs: Spread, ours: Spread) -> Record:
     }
 
 
-def _reading(point: Point, rates: Rates, theirs: Spread, ours: Spread) -> Record | None:
+def _reading(point: Point, rates: Rates | None, theirs: Spread, ours: Spread) -> Record | None:
     """Recurrent weights read per second, and as shares of what reading as many bytes over and over reached.
 
     Every step needs all of them, once forward and once backward. A share above 1 shows that they were kept in a nearer
     level of cache, or registers, from step to step."""
-    if rates.read_bytes is None:
+    if rates is None or rates.read_bytes is None:
         return None
     read = point.recurrent_weight_bytes * point.shape.steps * (2 if point.mode == "training" else 1)
     return {

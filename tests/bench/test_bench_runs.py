@@ -78,6 +78,8 @@ def test_restricted_groups():
         ("--cell", "rnn_relu"),
         ("--precision", "high", "--mode", "inference"),
         ("latency",),
+        ("derivatives", "--cell", "lstm,rnn_relu", "--variant", "plain,proj"),
+        ("derivatives", "--variant", "packed", "--mode", "penalty"),
     ],
     ids=" ".join,
 )
@@ -104,6 +106,29 @@ def test_latency_is_of_the_module_and_of_streams(tmp_path):
         ("1x2x3x4x2", "stream", "streaming"),
         ("1x2x3x4x1+", "module", "streaming"),  # a stream has one direction
     ]
+
+
+def test_derivatives(tmp_path):
+    code, result = run(tmp_path / "out.json", "derivatives", "--shape", "3x2x4x5x2+")
+    assert code == 0
+    assert [record["mode"] for record in result["points"]] == ["penalty", "per-sample"]
+    for record in result["points"]:
+        assert record["agreement"]["outputs"] is None
+        assert 0 <= record["agreement"]["gradients"] <= record["agreement"]["gradients_tolerance"]
+        assert record["gemm"] is record["reading"] is None, "no arithmetic is counted for them"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--variant", "packed", "--mode", "per-sample"), "per-sample gradients are of sequences of one length"),
+        (("--peer", "compile", "--mode", "penalty"), "derivatives are compared with torch.nn's alone"),
+    ],
+)
+def test_derivatives_that_are_not_compared(tmp_path, arguments, reason):
+    code, result = run(tmp_path / "out.json", "derivatives", "--shape", "3x2x4x5x1", *arguments)
+    assert code == 2
+    assert [entry["reason"] for entry in result["skipped"]] == [reason]
 
 
 def test_streaming_carries_the_state():
