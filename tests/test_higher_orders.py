@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from cases import CELLS, Options, all_options, build, build_pair, make_hx, states_of, tensors_of
+from cases import CELLS, Options, all_options, build, build_pair, make_hx, run_reference, states_of, tensors_of
 from recurrent_calls import BATCH, HIDDEN_SIZE, INPUT_SIZE, PACKED, ROUNDING, STEPS, Call, double, only, pack
 from torch import nn
 
 import lstmfast
-from lstmfast import reference
 
 
 @pytest.mark.parametrize("given_hx", [False, True], ids=["zeros", "hx"])
@@ -99,23 +98,9 @@ def test_second_derivatives_of_some_inputs():
         leaves = only(call, [name])
         leaf = leaves[call.names[name]]
         reference_leaf = leaf.detach().requires_grad_()
-        others = [reference_leaf if t is leaf else t for t in leaves]
+        input, *others = [reference_leaf if t is leaf else t for t in leaves]
         (first,) = torch.autograd.grad(call(*leaves)[0].square().sum(), leaf, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), leaf)
-        expected = reference_outputs(call, others)[0]
+        expected, *_ = run_reference(call.module, input, None, tuple(others[: call.states]), others[call.states :])
         (first,) = torch.autograd.grad(expected.square().sum(), reference_leaf, create_graph=True)
         torch.testing.assert_close(second, *torch.autograd.grad(first.square().sum(), reference_leaf), **ROUNDING)
-
-
-def reference_outputs(call, leaves):
-    input, *others = leaves
-    return reference.recurrent(
-        call.module.mode,
-        input,
-        call.batch_sizes,
-        tuple(others[: call.states]),
-        others[call.states :],
-        has_biases=call.module.bias,
-        num_layers=call.module.num_layers,
-        bidirectional=call.module.bidirectional,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from . import cuda, gpu, sides
 from .points import Point
 from .rates import Rates
 from .results import Record, fields_of
-from .timing import Samples, Spread, Timer, cpu_timer, interleave
+from .timing import Repeat, Samples, Spread, Timer, cpu_timer, interleave
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Effort:
     pairs: int
     min_time: float
     max_time: float
+
+    def samples(self, repeats: Sequence[Repeat], timer: Timer, on_round: Callable[[], Any]) -> Samples:
+        return interleave(
+            repeats, timer, rounds=self.pairs, min_time=self.min_time, max_time=self.max_time, on_round=on_round
+        )
 
 
 def timers_of(point: Point) -> tuple[Timer, Timer]:
@@ -39,27 +44,30 @@ def measure(point: Point, effort: Effort, on_pair: Callable[[], Any] = lambda: N
         rates = Rates(point, rate_timer, effort.min_time / 2) if point.is_of_calls else None
         if rates is not None:
             rates.sample()
-        samples = interleave(
-            [theirs.repeat, ours.repeat],
-            timer,
-            rounds=effort.pairs,
-            min_time=effort.min_time,
-            max_time=effort.max_time,
-            on_round=on_pair,
-        )
+        samples = effort.samples([theirs.repeat, ours.repeat], timer, on_pair)
         if rates is not None:
             rates.sample()
-    return fields_of(point) | {
-        "ratio": samples.ratio(0, 1).as_json(),
-        "theirs": samples.spread(0).as_json(),
-        "ours": samples.spread(1).as_json(),
-        "pairs": len(samples.times[0]),
-        "is_capped": samples.is_capped,
-        "calls_per_sample": dict(zip(("theirs", "ours"), samples.calls, strict=True)),
-        "agreement": agreement.as_json(),
+    beside = {
         "gemm": _gemm(point, rates, samples.spread(0), samples.spread(1)),
         "gpu": _gpu(point, samples),
         "reading": _reading(point, rates, samples.spread(0), samples.spread(1)),
+    }
+    return record_of(point, samples, 1, agreement) | beside
+
+
+def record_of(point: Point, samples: Samples, ours: int, agreement: sides.Agreement) -> Record:
+    """Of the first function's times, which are the peer's, over those of the function `ours`."""
+    return fields_of(point) | {
+        "ratio": samples.ratio(0, ours).as_json(),
+        "theirs": samples.spread(0).as_json(),
+        "ours": samples.spread(ours).as_json(),
+        "pairs": len(samples.times[0]),
+        "is_capped": samples.is_capped,
+        "calls_per_sample": {"theirs": samples.calls[0], "ours": samples.calls[ours]},
+        "agreement": agreement.as_json(),
+        "gemm": None,
+        "gpu": None,
+        "reading": None,
     }
 
 

@@ -112,12 +112,16 @@ class StreamSide(Side):
         return [output, *(state if isinstance(state, tuple) else (state,))]
 
 
-class PenaltySide(Side):
-    """A critic's gradient penalty: the gradient by the input, and the gradients of all weights by its norm."""
+class DerivativeSide(Side):
+    """Gradients, by `results`, are all that is computed and compared."""
 
     def repeat(self, calls: int) -> None:
         for _ in range(calls):
             self.results()
+
+
+class PenaltySide(DerivativeSide):
+    """A critic's gradient penalty: the gradient by the input, and the gradients of all weights by its norm."""
 
     def results(self) -> tuple[list[Tensor], Sequence[Tensor]]:
         x, *weights = self.leaves
@@ -126,12 +130,8 @@ class PenaltySide(Side):
         return [], torch.autograd.grad(loss, weights)
 
 
-class PerSampleSide(Side):
+class PerSampleSide(DerivativeSide):
     """The gradients of each sequence of the batch by itself. torch maps nn.LSTM and nn.RNN as loops over them."""
-
-    def repeat(self, calls: int) -> None:
-        for _ in range(calls):
-            self.results()
 
     def results(self) -> tuple[list[Tensor], Sequence[Tensor]]:
         def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
