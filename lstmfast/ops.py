@@ -114,10 +114,10 @@ def _sizes(cell: str, weights: list[Tensor], has_biases: bool, num_layers: int, 
     return hidden, weights[per_run - 1].shape[0] if projects else 0, directions
 
 
-def _check_devices(input: Tensor, others: list[Tensor]) -> None:
+def _check_devices(input: Tensor, others: Sequence[Tensor | None]) -> None:
     """One tensor on the meta device is enough to come here instead of to the real op."""
     for t in others:
-        if t.device != input.device:
+        if t is not None and t.device != input.device:
             raise RuntimeError(f"lstmfast: all tensors must be on the input's device {input.device}, got {t.device}")
 
 
@@ -136,7 +136,7 @@ def _forward_fake(
     save_for_backward,
     float32_precision=None,
 ):
-    _check_devices(input, [*hx, *weights])
+    _check_devices(input, [*hx, *weights, dropout_mask])
     hidden_size, proj_size, directions = _sizes(cell, weights, has_biases, num_layers, bidirectional)
     rows_shape = input.shape[:-1]
     rows = rows_shape[0] if batch_sizes is not None else rows_shape[0] * rows_shape[1]
@@ -183,7 +183,8 @@ def _backward_fake(
     output_mask,
     float32_precision=None,
 ):
-    _check_devices(input, [*hx, *weights, output, hidden, reserve])
+    grads = (grad_output, grad_h_n, grad_c_n)
+    _check_devices(input, [*grads, *hx, *weights, dropout_mask, output, hidden, reserve])
 
     def gradient(t, wanted):
         return t.new_empty(t.shape if wanted else (0,))

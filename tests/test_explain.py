@@ -89,6 +89,8 @@ def test_tf32_setting_counts():
         ((nn.Linear(3, 4), 2, 2), "not Linear"),
         ((nn.LSTM(3, 4), 0, 2), "at least 1"),
         ((nn.LSTM(3, 4), 2, -1), "at least 1"),
+        ((nn.LSTM(3, 4), 2**40, 2**40), "product below 2"),
+        ((nn.LSTM(3, 4, dtype=torch.complex64), 2, 2), "float16, not complex64"),
     ],
 )
 def test_refusals(arguments, message):
@@ -107,8 +109,15 @@ def test_gpu_info():
 
 
 def test_unknown_gpu_is_refused():
-    with pytest.raises(ValueError, match="no GPU is described as 'Voodoo2'"):
+    with pytest.raises(ValueError, match="no GPU is described as 'Voodoo2': gpu must be one of A100, "):
         lstmfast.explain(nn.LSTM(3, 4), 2, 2, gpu="Voodoo2")
+    assert all(f'"{name}"' in lstmfast.explain.__doc__ for name in _C.gpu_names())
+
+
+@pytest.mark.parametrize("sizes", [(1.5, 2), (2, "2")])
+def test_sizes_are_integers(sizes):
+    with pytest.raises(TypeError, match="steps and batch must be integers"):
+        lstmfast.explain(nn.LSTM(3, 4), *sizes)
 
 
 @pytest.mark.skipif(lstmfast.build_info()["cuda"] is not None, reason="this build has CUDA kernels")

@@ -5,7 +5,7 @@ import torch
 from cases import MODULE_NAMES, Options, build_pair, make_hx, make_packed
 from module_pairs import HIDDEN_SIZE, INPUT_SIZE, both_modules, outcome, randn
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import lstmfast
 
@@ -16,6 +16,11 @@ def wrap(name, hx):
 
 def packed_of(*shape, lengths=(5, 3), **kwargs):
     return pack_padded_sequence(torch.randn(*shape), torch.tensor(lengths), enforce_sorted=False, **kwargs)
+
+
+def of_batch_sizes(sizes, rows=3, **kwargs):
+    """A PackedSequence, which checks nothing when it is made by hand."""
+    return PackedSequence(torch.randn(rows, 3), torch.tensor(sizes, **kwargs))
 
 
 def call_errors(name):
@@ -77,6 +82,16 @@ def call_errors(name):
         "packed: too small a batch of hx": (packed, wrap(name, torch.randn(1, 1, 4))),
         "packed: width of hx": (packed, wrap(name, torch.randn(1, 2, 5))),
         "packed: dtype of hx": (packed, wrap(name, h.double())),
+        "packed: no step": (of_batch_sizes([], rows=0),),
+        "packed: batch_sizes 0-D": (of_batch_sizes(3),),
+        "packed: batch_sizes 2-D": (of_batch_sizes([[2, 1]]),),
+        "packed: batch_sizes int32": (of_batch_sizes([2, 1], dtype=torch.int32),),
+        "packed: batch_sizes int32, with hx": (of_batch_sizes([2, 1], dtype=torch.int32), wrap(name, h)),
+        "packed: batch_sizes bool": (of_batch_sizes([True, True, True]),),
+        "packed: batch_sizes float32": (of_batch_sizes([2.0, 1.0]),),
+        "packed: batch_sizes float32, with hx": (of_batch_sizes([2.0, 1.0]), wrap(name, h)),
+        "packed: batch_sizes increasing": (of_batch_sizes([1, 2]),),
+        "packed: batch_sizes negative": (of_batch_sizes([2, -1]),),
     }
     if name == "LSTM":
         in_order = pack_padded_sequence(x, torch.tensor([5, 3]))
@@ -120,6 +135,14 @@ def test_sizes_of_projected_hx(hx, packed):
     for module in (theirs, ours):
         with pytest.raises(RuntimeError):
             module(input, hx)
+
+
+@both_modules
+@pytest.mark.parametrize("sizes", [[2, 1, 0], [2], [3, 1]], ids=str)
+def test_batch_sizes_that_are_not_of_the_data(name, sizes):
+    """torch.nn runs with rows left out or steps without sequences, and raises where it would read beyond the data."""
+    with pytest.raises(RuntimeError, match="batch_sizes must"):
+        getattr(lstmfast, name)(3, 4)(of_batch_sizes(sizes))
 
 
 @both_modules

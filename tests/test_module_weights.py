@@ -59,6 +59,16 @@ def test_missing_weight_is_an_error(options):
         ours(randn(5, 2, INPUT_SIZE))
 
 
+@both_cells
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_hh_l0"])
+def test_weight_that_is_no_tensor_is_an_error(options, name):
+    theirs, ours = build_pair(options, INPUT_SIZE, HIDDEN_SIZE)
+    for module, message in ((theirs, "NoneType"), (ours, f"{name} must be a tensor, got NoneType")):
+        setattr(module, name, None)
+        with pytest.raises(TypeError, match=message):
+            module(randn(5, 2, INPUT_SIZE))
+
+
 class Doubled(nn.Module):
     def __init__(self):
         super().__init__()

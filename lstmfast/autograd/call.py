@@ -95,6 +95,8 @@ def _zero_states(
 
 def _dropout_mask(options: Options, input: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Kept elements of the outputs of all layers but the last, bool ``[L-1, *output.shape]``."""
+    if options.dropout > 1:  # the op says so for what draws no mask
+        raise ValueError(f"dropout must be a probability, got {options.dropout}")
     hidden_size, proj_size, directions = ops._sizes(
         options.cell, weights, options.has_biases, options.num_layers, options.bidirectional
     )
