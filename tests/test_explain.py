@@ -23,7 +23,7 @@ def test_cpu(cell, package):
 
 
 @pytest.mark.parametrize(
-    "steps, said", [(1, "read in place"), (40, "read in place in training, packed in inference"), (99, "packed")]
+    ("steps", "said"), [(1, "read in place"), (40, "read in place in training, packed in inference"), (99, "packed")]
 )
 def test_cpu_tells_how_weights_are_read(steps, said):
     assert lstmfast.explain(lstmfast.LSTM(8, 16), steps, batch=1).endswith(f"; weights {said}")

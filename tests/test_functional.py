@@ -84,6 +84,16 @@ REFUSALS = {
         ValueError,
         "weights must hold 4 .* got 3",
     ),
+    "weights too few for dropout": (
+        lambda: lstmfast.lstm(X, None, WEIGHTS, num_layers=2, dropout=0.5, training=True),
+        ValueError,
+        "weights must hold 4 .* for each of 2 layers and 1 directions, got 4",
+    ),
+    "weights 0-D for dropout": (
+        lambda: lstmfast.lstm(X, None, [H.sum()] * 8, num_layers=2, dropout=0.5, training=True),
+        ValueError,
+        r"weights\[0\] must be 2-D, got 0-D",
+    ),
     "num_layers a float": (
         lambda: call(LSTM, X, num_layers=1.0),
         TypeError,

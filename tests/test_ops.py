@@ -151,6 +151,13 @@ def test_unknown_cell_is_refused(name):
         ops.forward(name, *list(arguments().values())[1:])
 
 
+@pytest.mark.parametrize("fault", ["no layer", "no weights", "biases promised", "more layers than weights"])
+def test_fake_kernels_refuse_weights_that_they_cannot_read_sizes_from(fault):
+    a = {**arguments(), **FORWARD_FAULTS[fault]}
+    with pytest.raises(ValueError, match="weights must hold"):
+        ops.forward(*tree_map_only(torch.Tensor, lambda t: t.to("meta"), a).values())
+
+
 def test_tensors_on_the_meta_device_do_not_pass_for_data():
     """One of them is enough for the fake kernels to be called, whose results are memory that nobody has written."""
     stack = arguments(L=2, dropout=0.5, dropout_mask=torch.ones(1, 3, 2, 4, dtype=torch.bool, device="meta"))

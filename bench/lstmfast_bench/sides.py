@@ -131,7 +131,7 @@ class PenaltySide(DerivativeSide):
 
 
 class PerSampleSide(DerivativeSide):
-    """The gradients of each sequence of the batch by itself. torch maps nn.LSTM and nn.RNN as loops over them."""
+    """The gradients of each sequence of the batch by itself. torch maps nn.LSTM as a loop over them."""
 
     def results(self) -> tuple[list[Tensor], Sequence[Tensor]]:
         def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -149,8 +149,8 @@ def build(point: Point, *, only: str | None = None) -> tuple[Side | None, Side |
     reason = peer.refusal(point)
     if not point.is_of_calls and point.peer != "nn":
         reason = "derivatives are compared with torch.nn's alone"
-    elif point.mode == "per-sample" and point.variant == "packed":
-        reason = "per-sample gradients are of sequences of one length"
+    elif point.mode == "per-sample" and (point.cell != "LSTM" or point.variant != "plain"):
+        reason = "of torch.nn's layers torch.func.vmap takes LSTM alone, without projections or packed input"
     if reason is not None:
         raise Unsupported(reason)
     torch.manual_seed(0)

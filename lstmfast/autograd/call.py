@@ -66,7 +66,7 @@ def recurrent(
             return composite(options, input, mask, tensors)
         output, h_n, *c_n = TransformableFunction.apply(options, input, mask, *tensors)[:-2]
         return output, h_n, c_n[0] if c_n else None
-    # The compiler sees the bare op, one node with a gradient of its own (lstmfast.ops).
+    # The compiler sees the bare op, one node with a gradient of its own (op.py).
     if needs_grad and not torch.compiler.is_compiling():
         output, h_n, *c_n = RecurrentFunction.apply(options, input, mask, *tensors)
         return output, h_n, c_n[0] if c_n else None

@@ -78,8 +78,7 @@ def test_restricted_groups():
         ("--cell", "rnn_relu"),
         ("--precision", "high", "--mode", "inference"),
         ("latency",),
-        ("derivatives", "--cell", "lstm,rnn_relu", "--variant", "plain,proj"),
-        ("derivatives", "--variant", "packed", "--mode", "penalty"),
+        ("derivatives", "--mode", "penalty", "--cell", "lstm,rnn_relu", "--variant", "plain,packed,proj"),
     ],
     ids=" ".join,
 )
@@ -121,14 +120,16 @@ def test_derivatives(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--variant", "packed", "--mode", "per-sample"), "per-sample gradients are of sequences of one length"),
+        (("--variant", "proj", "--mode", "per-sample"), "torch.func.vmap takes LSTM alone, without projections"),
+        (("--cell", "rnn_tanh", "--mode", "per-sample"), "torch.func.vmap takes LSTM alone"),
         (("--peer", "compile", "--mode", "penalty"), "derivatives are compared with torch.nn's alone"),
     ],
 )
 def test_derivatives_that_are_not_compared(tmp_path, arguments, reason):
     code, result = run(tmp_path / "out.json", "derivatives", "--shape", "3x2x4x5x1", *arguments)
     assert code == 2
-    assert [entry["reason"] for entry in result["skipped"]] == [reason]
+    (skipped,) = result["skipped"]
+    assert reason in skipped["reason"]
 
 
 def test_streaming_carries_the_state():
