@@ -127,7 +127,7 @@ class Backward {
   bool by_batch() const { return plan_.split == cpu::Split::kBatch; }
   auto tiles() const { return typename Product::Cut(steps_.batch()); }
 
-  bool writable_in_place(const Matrix& m) const { return storage_.is_compute && m.col_stride == 1; }
+  static bool writable_in_place(const Matrix& m) { return m.col_stride == 1; }
   // The row of W_ih, W_hh behind place k of the gate gradients.
   auto gate_at() const {
     return [this](int64_t k) { return gate_row<Cell, C>(k / kPanel<C>, k % kPanel<C>, hidden_); };
@@ -436,13 +436,17 @@ class Backward {
   // The whole gradient at once, of the one block that there is; without states before its only step, zeros.
   template <class RowAt>
   void write_gradient(const Team& team, const Matrix& dw, int64_t cols, const RowAt& row_at) const {
-    typename OuterProduct<C>::Row rows[cpu::kBackwardRows];
-    int64_t count = 0;
-    RowCursor cursor{steps_, 0};
-    for (int64_t i = 0; i < p_.shape.rows; i++, cursor.next())
-      if (const void* x = row_at(cursor.t, cursor.n)) rows[count++] = {static_cast<const C*>(x), i * kPanel<C>};
-    const OuterProduct<C> product{rows, count, cols, dgates_, block_rows_ * kPanel<C>};
-    write_outer(team, dw, product, depth_, gate_at());
+    with_stored<C>(storage_.as, [&](auto stored) {
+      using Outer = OuterProduct<C, decltype(stored)>;
+      typename Outer::Row rows[cpu::kBackwardRows];
+      int64_t count = 0;
+      RowCursor cursor{steps_, 0};
+      for (int64_t i = 0; i < p_.shape.rows; i++, cursor.next())
+        if (const void* x = row_at(cursor.t, cursor.n))
+          rows[count++] = {static_cast<const decltype(stored)*>(x), i * kPanel<C>};
+      const Outer product{rows, count, cols, dgates_, block_rows_ * kPanel<C>};
+      write_outer(team, dw, product, depth_, gate_at());
+    });
   }
 
   // ---- dX of a block = (gate gradients) W_ih

@@ -111,8 +111,7 @@ template <class Params>
 Choice choose_vectors(const Params& p, Use use, int threads) {
   const KernelTable& table = kLevels[p.isa].table();
   const int64_t size = compute_size_of(p.dtype);
-  const bool needs_no_conversion = size_of(p.dtype) == size;
-  const Target target{table.tile_rows, 4 * table.vector_bytes / size, l2_bytes(), needs_no_conversion};
+  const Target target{table.tile_rows, 4 * table.vector_bytes / size, l2_bytes()};
   return {table.kernels[p.cell][static_cast<int>(p.dtype)],
           make_plan(p.shape, cell_info(p.cell).gates, size, use, threads, target)};
 }

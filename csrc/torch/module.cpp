@@ -192,6 +192,7 @@ py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t inp
   d["forward_steps"] = plan.forward_steps;
   d["backward_steps"] = plan.backward_steps;
   d["in_place"] = plan.in_place;
+  d["gradients_in_place"] = plan.gradients_in_place;
   return d;
 }
 

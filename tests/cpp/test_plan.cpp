@@ -77,7 +77,7 @@ void check_decisions() {
   Shape packed = shape(100, 129, 64, 64);  // of which most sequences are one step long
   packed.rows = 228;
   CHECK(!plan(packed, 1).gradients_in_place);
-  // Half types are converted on the way into panels.
+  // Register tiles of AMX want their own layout.
   CHECK(!make_plan(shape(1, 1, 512, 512), 4, 4, Use::kTraining, 1, {6, 64, 1 << 20, false}).in_place);
   // An empty batch is planned without a division by it.
   CHECK(plan(shape(5, 0, 8, 8), 4).threads == 1);
