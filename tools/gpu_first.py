@@ -139,7 +139,7 @@ def plans(case: Case, gpu: int | str) -> tuple[int, int, int] | None:
 def work(numbers: Sequence[int], device: str, gpu: int | str) -> None:
     """The process that runs the cases."""
     sys.path.insert(0, str(ROOT / "bench"))
-    from lstmfast_bench import sides
+    from lstmfast_bench import cuda, sides
     from lstmfast_bench.points import Point, Shape
 
     from lstmfast import _C
@@ -164,6 +164,8 @@ def work(numbers: Sequence[int], device: str, gpu: int | str) -> None:
                 _C.choose_cuda_plans(*choices)
                 with sides.conditions(point):
                     agreement = sides.compare(*sides.build(point))
+                if device == "cuda":
+                    cuda.check_regime()
             except (RuntimeError, sides.Mismatch) as error:
                 result = f"{mode}: {type(error).__name__}: {error}".splitlines()[0]
                 break
