@@ -3,9 +3,9 @@
     python tools/gpu_first.py --out build/first.json
 
 One layer, or two as a stack, forward and then with backward, in every regime of the planner and every kind of product,
-beside torch.nn.LSTM on the same device. The cases run in a process of their own, and one that hangs or crashes costs itself
-only: the process is ended and another goes on behind it. Prints a line for each case as it ends, and exits with 1 if
-any failed.
+beside torch.nn.LSTM on the same device. The cases run in a process of their own, and one that hangs or crashes costs
+itself only: the process is ended and another goes on behind it. Prints a line for each case as it ends, and exits with
+1 if any failed.
 """
 
 from __future__ import annotations
