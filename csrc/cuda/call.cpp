@@ -53,7 +53,7 @@ PersistentCall Common::persistent_call() const {
   c.hidden = static_cast<int>(like.shape.hidden);
   c.offsets = offsets_;
   c.gate_width = static_cast<int>(exchange_gate_width(request));
-  c.exchange_width = static_cast<int>(exchange_width(request));
+  c.exchange_width = static_cast<int>(row_width());
   c.flags = reinterpret_cast<uint32_t*>(exchange_);
   c.exchange = exchange_ ? exchange_ + flag_bytes() : nullptr;
   c.handed = exchange_ ? exchange_ + flag_bytes() + exchange_bytes() : nullptr;

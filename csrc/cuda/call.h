@@ -53,8 +53,13 @@ class Common {
  private:
   int64_t groups() const { return int64_t{plan.runs} * plan.tiling.groups; }
   int64_t flag_bytes() const { return groups() * kFlagStride * static_cast<int64_t>(sizeof(uint32_t)); }
+  // Elements of a sequence's row in exchange: whole pieces, where it is read in pieces.
+  int64_t row_width() const {
+    const Tiling& t = plan.tiling;
+    return t.is_split() ? t.pieces() * t.piece_bytes() / size_of(request.dtype) : exchange_width(request);
+  }
   int64_t operand_bytes() const {  // of a group
-    return plan.tiling.tiles * 8 * exchange_width(request) * size_of(request.dtype);
+    return plan.tiling.tiles * 8 * row_width() * size_of(request.dtype);
   }
   int64_t exchange_bytes() const { return 2 * groups() * operand_bytes(); }
   int64_t handed_bytes() const {

@@ -29,7 +29,7 @@ FLAGS += ["-DLSTMFAST_EMULATED_CELLS=portable::LstmCell"]  # one cell is enough,
 
 class Mutation(NamedTuple):
     name: str
-    test: str  # what runs: "persistent" kernels, only those with "tf32", or the "general" path
+    test: str  # what runs: "persistent" kernels, those with weights "split", with "tf32", or the "general" path
     file: str  # in csrc/cuda
     quick: bool
     everywhere: bool
