@@ -3,8 +3,6 @@
 namespace lstmfast::cuda {
 namespace {
 
-bool rows_are_readable(int64_t row_stride, int64_t rows, int64_t columns) { return row_stride >= columns || rows == 1; }
-
 bool is_readable(const ConstMatrix& m, int64_t rows, int64_t columns) {
   return ((m.col_stride == 1 || columns == 1) && rows_are_readable(m.row_stride, rows, columns)) ||
          ((m.row_stride == 1 || rows == 1) && rows_are_readable(m.col_stride, columns, rows));

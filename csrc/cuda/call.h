@@ -31,6 +31,11 @@ struct RowsOperand {
   void* copy = nullptr;
 };
 
+// Whether products can read rows this far apart.
+inline bool rows_are_readable(int64_t row_stride, int64_t rows, int64_t columns) {
+  return row_stride >= columns || rows == 1;
+}
+
 inline bool is_known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
 
 // What the runs of a launch share: the plan, and on the device a packed batch's offsets and the memory in which blocks
