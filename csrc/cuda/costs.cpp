@@ -103,4 +103,11 @@ double start_microseconds(const Request& r, const GpuInfo& gpu) {
   return c.start + product / library_rate(r, c) / std::max(1, gpu.sm_count) / c.megahertz;
 }
 
+double call_microseconds(const Plan& plan, const Request& r, const GpuInfo& gpu) {
+  // A stack's last layer is runs - 1 steps behind the first.
+  const auto steps = static_cast<double>(plan.regime == Regime::kStack ? r.steps + plan.runs - 1 : r.steps);
+  const double start = plan.regime == Regime::kGeneral ? 0 : start_microseconds(r, gpu);
+  return (start + plan.microseconds * steps) * r.runs / plan.runs;
+}
+
 }  // namespace lstmfast::cuda

@@ -82,8 +82,7 @@ int64_t shared_bytes(const Tiling& t, const Request& r, Regime regime) {
 
 // How many warps there may be side by side: no more than have units, and so many with all of their slices.
 int64_t most_unit_warps(const Request& r, const Tiling& t, Multiplier multiplier) {
-  const int most_warps =
-      most_threads(t.weight_registers(), r.backward, multiplier == Multiplier::kFma, r.stacked) / 32;
+  const int most_warps = most_threads(t.weight_registers(), r.backward, multiplier == Multiplier::kFma, r.stacked) / 32;
   return std::min<int64_t>(most_warps / t.slices, ceil_div(r.hidden, t.warp_units));
 }
 
@@ -169,22 +168,17 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
     return best;
   }
   best.reason = "no persistent kernel is expected to be faster";
-  const double start = start_microseconds(r, gpu);
-  double least = best.microseconds * static_cast<double>(r.steps) * r.runs;
-  if (r.stacked) {
-    // Against layer after layer; the last layer is runs - 1 steps behind the first.
+  if (r.stacked) {  // against layer after layer
     Request layer = r;
     layer.stacked = false, layer.runs = 1;
     best = make_plan(layer, gpu, candidate);
-    const double launch = best.regime == Regime::kGeneral ? 0 : start;
-    least = (launch + best.microseconds * static_cast<double>(r.steps)) * r.runs;
   }
-  if (candidate < 0 && least <= start) return best;
+  double least = call_microseconds(best, r, gpu);
+  if (candidate < 0 && least <= start_microseconds(r, gpu)) return best;
   const int plans = candidate < 0 ? 0 : candidates(r, gpu), wanted = plans ? candidate % plans : -1;
   int index = 0;
   for_each_persistent_plan(r, gpu, [&](const Plan& p) {
-    const auto steps = static_cast<double>(r.stacked ? r.steps + r.runs - 1 : r.steps);
-    const double expected = (start + p.microseconds * steps) * (r.runs / p.runs);
+    const double expected = call_microseconds(p, r, gpu);
     if (wanted < 0 ? expected < least : index == wanted) best = p, least = expected;
     index++;
   });
@@ -221,8 +215,29 @@ bool stacks(const ForwardParams& p, int64_t layers, const Context& context, bool
          plan_for(p, static_cast<int>(layers), true, context, backward).regime == Regime::kStack;
 }
 
+int64_t layers_at_once(const ForwardParams& p, int64_t layers, const Context& context, bool backward) {
+  const auto microseconds = [&](int64_t count) {
+    if (count == 0) return 0.;
+    const int runs = static_cast<int>(count);
+    return call_microseconds(plan_for(p, runs, runs > 1, context, backward),
+                             request_for(p, runs, runs > 1, context, backward), context.gpu);
+  };
+  int64_t best = 1;
+  double least = static_cast<double>(layers) * microseconds(1);
+  for (int64_t count = 2; count <= std::min<int64_t>(layers, kMostRuns); count++) {
+    if (!stacks(p, count, context, backward)) continue;
+    const double expected = static_cast<double>(layers / count) * microseconds(count) + microseconds(layers % count);
+    if (expected < least || context.candidate >= 0) best = count, least = expected;
+  }
+  return best;
+}
+
 std::string describe(const Plan& p) {
-  char text[400];
+  char text[500], runs[60] = "";
+  const bool stacked = p.regime == Regime::kStack;
+  if (p.runs > 1)
+    std::snprintf(runs, sizeof runs,
+                  stacked ? ", %d layers in one launch, each" : ", both directions in one launch, each", p.runs);
   if (p.regime == Regime::kGeneral) {
     std::snprintf(text, sizeof text,
                   "general: a product and a pointwise kernel per step (%s); %.2f us a step by a model, not measured",
@@ -230,21 +245,18 @@ std::string describe(const Plan& p) {
     return text;
   }
   const Tiling& t = p.tiling;
-  std::snprintf(text, sizeof text,
-                "persistent, %s%s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden "
-                "units, depth in %d slice%s%s, %lld bytes of shared memory; %s; %.2f us a step by a model, not measured",
-                p.regime == Regime::kOneSm     ? "W_hh in one SM"
-                : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
-                : p.regime == Regime::kStack   ? "W_ih and W_hh across SMs, flag barriers through L2"
-                                               : "W_hh across SMs, flag barrier through L2",
-                p.regime == Regime::kStack ? ", all layers in one launch, each"
-                : p.runs > 1               ? ", both directions in one launch, each"
-                                           : "",
-                t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
-                t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
-                t.is_split() ? ", a part of the weights in shared memory" : "",
-                static_cast<long long>(t.shared_bytes),
-                p.multiplier == Multiplier::kTensorCores ? "tensor cores" : "float32 arithmetic", p.microseconds);
+  std::snprintf(
+      text, sizeof text,
+      "persistent, %s%s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden "
+      "units, depth in %d slice%s%s, %lld bytes of shared memory; %s; %.2f us a step by a model, not measured",
+      p.regime == Regime::kOneSm     ? "W_hh in one SM"
+      : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
+      : p.regime == Regime::kStack   ? "W_ih and W_hh across SMs, flag barriers through L2"
+                                     : "W_hh across SMs, flag barrier through L2",
+      runs, t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
+      t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
+      t.is_split() ? ", a part of the weights in shared memory" : "", static_cast<long long>(t.shared_bytes),
+      p.multiplier == Multiplier::kTensorCores ? "tensor cores" : "float32 arithmetic", p.microseconds);
   return text;
 }
 

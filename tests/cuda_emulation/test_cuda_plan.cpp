@@ -143,12 +143,12 @@ void split_weights() {
     // float32: 132 SMs have registers for 8 units each at H = 1024. 16 need as much again in shared memory.
     for (const bool tf32 : {true, false})
       CHECK(plan("H200", DType::kFloat32, 1, 1088, backward, tf32).tiling.is_split());
-    CHECK(plan("H200", DType::kFloat32, 1, 1280, backward).regime == Regime::kGeneral);
+    CHECK(plan("H200", DType::kFloat32, 1, 1536, backward).regime == Regime::kGeneral);
     // Not where nothing is gained: reading them every step takes longer.
     CHECK(!plan("H200", DType::kBFloat16, 1, 1024, backward).tiling.is_split());
     CHECK(plan("A100", DType::kBFloat16, 1, 2048, backward).regime == Regime::kGeneral);  // 32 MiB for 108 SMs
   }
-  CHECK(plan("A100", DType::kFloat32, 1, 1024, false).tiling.is_split());  // 16 MiB, of which 13 in registers
+  CHECK(plan("A100", DType::kFloat32, 1, 1024, false).tiling.is_split());          // 16 MiB, of which 13 in registers
   CHECK(plan("A100", DType::kFloat32, 1, 1024, true).regime == Regime::kGeneral);  // the operand is four times as wide
 }
 
@@ -186,7 +186,7 @@ void layers() {
       r.backward = backward, r.runs = layers, r.hidden = 256;
       const Plan plan = make_plan(r, gpu);
       CHECK(plan.regime == Regime::kStack && plan.runs == layers);
-      CHECK(describe(plan).find("all layers in one launch") != std::string::npos);
+      CHECK(describe(plan).find(std::to_string(layers) + " layers in one launch") != std::string::npos);
       r.hidden = 1024;
       CHECK(make_plan(r, gpu).regime == Regime::kWholeGpu);
     }
@@ -196,19 +196,29 @@ void layers() {
   Context context;
   context.gpu = gpu;
   CHECK(stacks(p, 2, context, false) && !stacks(p, 1, context, false) && !stacks(p, kMostRuns + 1, context, false));
+  // More layers than fit go in as many launches as are expected to take the least time together, of equal size or
+  // nearly; the more they fill the GPU, the fewer at once.
+  for (const bool backward : {false, true}) {
+    CHECK(layers_at_once(p, 4, context, backward) == 4);
+    CHECK(layers_at_once(p, kMostRuns + 2, context, backward) <= kMostRuns);
+    CHECK(layers_at_once(p, kMostRuns + 2, context, backward) > 1);
+    p.shape.hidden = 512;
+    CHECK(layers_at_once(p, 2, context, backward) == 2 && !stacks(p, 8, context, backward));
+    const int64_t some = layers_at_once(p, 8, context, backward);
+    CHECK(some > 1 && some < 8 && stacks(p, some, context, backward));
+    CHECK(layers_at_once(p, 1, context, backward) == 1);
+    p.shape.hidden = 2048;
+    CHECK(layers_at_once(p, 8, context, backward) == 1);
+    p.shape.hidden = 256;
+  }
   p.shape.projection = 8;
-  CHECK(!stacks(p, 2, context, false));
+  CHECK(!stacks(p, 2, context, false) && layers_at_once(p, 2, context, false) == 1);
   p.shape.projection = 0, context.persistent = false;
-  CHECK(!stacks(p, 2, context, false));
+  CHECK(!stacks(p, 2, context, false) && layers_at_once(p, 2, context, false) == 1);
 }
 
 // ---- the model of time
 
-// What the planner minimizes: the whole call.
-double call_microseconds(const Plan& p, const Request& r, const GpuInfo& gpu) {
-  return p.microseconds * static_cast<double>(r.steps) +
-         (p.regime == Regime::kGeneral ? 0 : start_microseconds(r, gpu));
-}
 // The best that the model finds in a regime, infinite where there is nothing.
 double best_of(Regime regime, const Request& r, const GpuInfo& gpu) {
   if (regime == Regime::kGeneral) return general_microseconds(r, gpu) * static_cast<double>(r.steps);
@@ -267,8 +277,8 @@ void counted_steps() {
   // The exchange of 8 sequences x 64 units x 2 bytes.
   CHECK_NEAR(cycles(r, Regime::kCluster) - cycles(r, Regime::kOneSm), 400 + 1024. / 14, 1e-9);
   CHECK_NEAR(cycles(r, Regime::kWholeGpu) - cycles(r, Regime::kOneSm), 1500 + 2 * 40 + 1024. / 48, 1e-9);
-  // W_hh in shared memory too: 8 warps x 8 tiles of 2 x 512 bytes, once for both tiles of sequences, beside 8 x 12 x 256
-  // bytes of the operand for each, take longer at 128 than 2 x 2 x 24 mma. Three pieces, once for both tiles.
+  // W_hh in shared memory too: 8 warps x 8 tiles of 2 x 512 bytes, once for both tiles of sequences, beside 8 x 12 x
+  // 256 bytes of the operand for each, take longer at 128 than 2 x 2 x 24 mma. Three pieces, once for both tiles.
   Tiling split = t;
   split.shared_tiles = 8, split.tiles = 2, split.part_tiles = 2, split.sum_tiles = 2;
   const double reads = (8 * 8 * 2 * 512 + 2 * 8 * 12 * 256) / 128.;
