@@ -40,5 +40,6 @@ def plan(
     hidden_size: int,
     proj_size: int = 0,
     threads: int = 1,
-    is_double: bool = False,
+    dtype: str = "float32",
+    training: bool = False,
 ) -> dict[str, Any]: ...

@@ -63,14 +63,19 @@ def _cuda_plans(
 
 
 def _cpu_plan(cell: str, sizes: tuple[int, ...], dtype: str) -> str:
-    plan = _C.plan(cell, *sizes, threads=torch.get_num_threads(), is_double=dtype == "float64")
+    inference, plan = (
+        _C.plan(cell, *sizes, threads=torch.get_num_threads(), dtype=dtype, training=training)
+        for training in (False, True)
+    )
     threads = f"{plan['threads']} thread{'s' * (plan['threads'] > 1)}"
     if plan["threads"] > 1:
         threads += f", split by {'sequences' if plan['split'] == 'batch' else 'hidden units'}"
     weights = "read in place" if plan["in_place"] else "packed"
+    if inference["in_place"] != plan["in_place"]:
+        weights += " in training, packed in inference"
     return (
         f"{_C.isa()}, {threads}; blocks of {plan['forward_steps']} steps forward and {plan['backward_steps']} "
-        f"backward; forward's weights {weights}"
+        f"backward; weights {weights}"
     )
 
 

@@ -22,6 +22,13 @@ def test_cpu(cell, package):
     assert f"blocks of {plan['forward_steps']} steps forward and {plan['backward_steps']} backward" in lines[1]
 
 
+@pytest.mark.parametrize(
+    "steps, said", [(1, "read in place"), (40, "read in place in training, packed in inference"), (99, "packed")]
+)
+def test_cpu_tells_how_weights_are_read(steps, said):
+    assert lstmfast.explain(lstmfast.LSTM(8, 16), steps, batch=1).endswith(f"; weights {said}")
+
+
 @pytest.mark.parametrize("gpu", _C.gpu_names())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_gpus_by_name(dtype, gpu):

@@ -85,6 +85,10 @@ CASES += [
     Case("LSTM_LINEAR", 17, 65, batch=300, steps=3, bidirectional=True, projection="half"),
     Case("LSTM_LINEAR", 31, 65, batch=2, steps=150, projection="half"),
     Case("LSTM_LINEAR", 31, 65, batch=2, steps=150, bidirectional=True, packed=True),
+    # Several tiles of rows over weights in place.
+    Case("LSTM_LINEAR", 33, 65, batch=50, steps=1),
+    Case("LSTM_LINEAR", 65, 33, batch=31, steps=2, projection="half", hx=False),
+    Case("RNN_LINEAR", 65, 33, batch=20, steps=3, packed=True),
 ]
 
 
@@ -326,13 +330,18 @@ def test_equal_to_the_last_bit(case):
 def test_cases_reach_every_way_to_share_and_to_cut():
     for level in _C.isa_levels():
         _C.set_isa(level)
-        plans = set()
+        plans, places = set(), set()
         for case in CASES:
             sizes = (case.steps, case.batch, case.input_size, case.hidden_size, case.proj_size)
             for threads in THREADS:
                 plan = _C.plan(case.cell, *sizes, threads=threads)
                 blocks = case.steps > plan["forward_steps"], case.steps > plan["backward_steps"]
                 plans.add((plan["split"], plan["threads"], *blocks, case.packed, case.proj_size > 0))
+            training = _C.plan(case.cell, *sizes, training=True)
+            few = case.steps * case.batch <= 8  # rows: a register tile or two
+            places.add((training["in_place"], training["gradients_in_place"], few, case.packed))
+        ways = {(True, True, True), (True, True, False), (False, True, False), (False, False, False)}
+        assert places >= {(*way, packed) for way in ways for packed in (False, True)}, level
         for split in "batch", "hidden":
             for threads in 2, 3:
                 reached = {p[2:] for p in plans if p[:2] == (split, threads)}

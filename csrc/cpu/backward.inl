@@ -64,8 +64,8 @@ class Backward {
     dx_block_ = arena.take<C>(block_rows_ * input_, !storage.is_compute && p.dx.data);
     sums_ = arena.take<C>(max(out_panels_, projects ? hidden_panels_ : 0) * batch * kPanel<C>);
     dx_sums_ = arena.take<C>(block_rows_ * kPanel<C>, p.dx.data);
-    direct_ih_ = plan.in_place && p.dw_ih.data && writable_in_place(p.dw_ih);
-    direct_hh_ = plan.in_place && p.dw_hh.data && writable_in_place(p.dw_hh);
+    direct_ih_ = p.dw_ih.data && plan.gradients_in_place && writable_in_place(p.dw_ih);
+    direct_hh_ = p.dw_hh.data && (plan.gradients_in_place || !steps_.use_h(p.h0)) && writable_in_place(p.dw_hh);
     const bool packs_ih = p.dw_ih.data && !direct_ih_, packs_hh = p.dw_hh.data && !direct_hh_;
     x_cols_ = arena.take<E>(product.columns_size(input_, block_rows_), packs_ih);
     h_cols_ = arena.take<E>(product.columns_size(output_, block_rows_), packs_hh);
@@ -127,10 +127,7 @@ class Backward {
   bool by_batch() const { return plan_.split == cpu::Split::kBatch; }
   auto tiles() const { return typename Product::Cut(steps_.batch()); }
 
-  bool writable_in_place(const Matrix& m) const {
-    static_assert(cpu::kInPlaceRows <= kMostDirectRows);
-    return storage_.is_compute && m.col_stride == 1;
-  }
+  static bool writable_in_place(const Matrix& m) { return m.col_stride == 1; }
   // The row of W_ih, W_hh behind place k of the gate gradients.
   auto gate_at() const {
     return [this](int64_t k) { return gate_row<Cell, C>(k / kPanel<C>, k % kPanel<C>, hidden_); };
@@ -436,13 +433,20 @@ class Backward {
       for (int j = 0; j < kTileCols; j++) store(to + j * kWidth, load(to + j * kWidth) + sum[j]);
     }
   }
-  // The whole gradient at once: a call that is in place is one block.
+  // The whole gradient at once, of the one block that there is; without states before its only step, zeros.
   template <class RowAt>
   void write_gradient(const Team& team, const Matrix& dw, int64_t cols, const RowAt& row_at) const {
-    const C* x[kMostDirectRows];
-    RowCursor cursor{steps_, 0};
-    for (int64_t i = 0; i < p_.shape.rows; i++, cursor.next()) x[i] = static_cast<const C*>(row_at(cursor.t, cursor.n));
-    write_outer(team, dw, cols, x, p_.shape.rows, dgates_, block_rows_ * kPanel<C>, depth_, gate_at());
+    with_stored<C>(storage_.as, [&](auto stored) {
+      using Outer = OuterProduct<C, decltype(stored)>;
+      typename Outer::Row rows[cpu::kBackwardRows];
+      int64_t count = 0;
+      RowCursor cursor{steps_, 0};
+      for (int64_t i = 0; i < p_.shape.rows; i++, cursor.next())
+        if (const void* x = row_at(cursor.t, cursor.n))
+          rows[count++] = {static_cast<const decltype(stored)*>(x), i * kPanel<C>};
+      const Outer product{rows, count, cols, dgates_, block_rows_ * kPanel<C>};
+      write_outer(team, dw, product, depth_, gate_at());
+    });
   }
 
   // ---- dX of a block = (gate gradients) W_ih

@@ -10,118 +10,242 @@ namespace lstmfast::LF_ISA {
 // A weight matrix in one of two forms.
 template <class C>
 struct Weights {
-  C* packed = nullptr;      // [panel][depth][kPanel]
-  const C* rows = nullptr;  // or null: the caller's rows
-  int64_t row_stride = 0;
+  C* packed = nullptr;         // [panel][depth][kPanel]
+  const void* rows = nullptr;  // or null: the caller's rows
+  int64_t row_stride = 0;      // in elements
+  Stored as = Stored::kComputed;
 
   bool in_place() const { return rows != nullptr; }
 };
 
 // Whether the caller's rows can be read by packs.
 template <class C>
-LF_INLINE bool readable_in_place(const ConstMatrix& m, const Storage<C>& storage, int64_t depth) {
-  return storage.is_compute && m.col_stride == 1 && depth >= kLanes<C>;
+LF_INLINE bool readable_in_place(const ConstMatrix& m, int64_t depth) {
+  return m.col_stride == 1 && depth >= kLanes<C>;
 }
 
 // The weight rows behind the lanes of a tile. Padding repeats a real row: its lanes get finite values if the weights
 // are finite, and are never stored to a caller's memory.
-template <class C>
+template <class C, class S>
 struct TileRows {
-  const C* row[kTileCols][kLanes<C>];
+  const S* row[kTileCols][kLanes<C>];
 };
 
-// acc[r][j] lane i += a[r] . w.row[j][i]; depth >= kLanes.
+// Lanes whose sums are in registers together: with fewer rows in the tile more lanes, so that a pack of weights serves
+// all rows and there are sums enough to add to in turn.
 template <int M, class C>
-LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const TileRows<C>& w, int64_t depth) {
+constexpr int lanes_at_once() {
+  int lanes = kLanes<C>;
+  while (lanes * M > kTileRows * kTileCols) lanes /= 2;
+  return lanes;
+}
+
+// sums[r * kLanes + i] = a[r] * row[i], not yet added up across the pack; depth >= kLanes.
+template <int M, int lanes, class C, class S>
+LF_INLINE void dot_products(Vec<C>* sums, const C* const (&a)[M], const S* const* row, int64_t depth) {
   constexpr int n = kLanes<C>;
   const int64_t whole = depth / n * n;
-  for (int j = 0; j < kTileCols; j++) {
-    const auto& row = w.row[j];
-    for (int r = 0; r < M; r++) {
-      Vec<C> sums[n] = {};
-      for (int64_t k = 0; k < whole; k += n) {
-        const Vec<C> x = load(a[r] + k);
+  Vec<C> sum[M][lanes] = {};
+  for (int64_t k = 0; k < whole; k += n) {
+    Vec<C> x[M];
+#pragma GCC unroll 8
+    for (int r = 0; r < M; r++) x[r] = load(a[r] + k);
 #pragma GCC unroll 16
-        for (int i = 0; i < n; i++) sums[i] += x * load(row[i] + k);
-      }
-      if (whole < depth) {
-        // The last elements with the pack that ends there, less the products that have been counted. These are cut out,
-        // not multiplied by zero, which would make a NaN of an infinite weight.
-        const Vec<C> x = load(a[r] + depth - n);
-        IntVec<C> fresh{};
-        for (int i = 0; i < n; i++) fresh[i] = i < n - (depth - whole) ? 0 : -1;
-        for (int i = 0; i < n; i++) {
-          const Vec<C> product = x * load(row[i] + depth - n);
-          sums[i] += reinterpret_cast<Vec<C>>(reinterpret_cast<IntVec<C>>(product) & fresh);
-        }
-      }
-      acc[r][j] += sums_of<C>(sums);
+    for (int i = 0; i < lanes; i++) {
+      const Vec<C> w = load_stored(row[i] + k);
+#pragma GCC unroll 8
+      for (int r = 0; r < M; r++) sum[r][i] += x[r] * w;
     }
   }
+  if (whole < depth) {
+    // The last elements with the pack that ends there, less the products that have been counted. These are cut out, not
+    // multiplied by zero, which would make a NaN of an infinite weight.
+    IntVec<C> fresh{};
+    for (int i = 0; i < n; i++) fresh[i] = i < n - (depth - whole) ? 0 : -1;
+#pragma GCC unroll 8
+    for (int r = 0; r < M; r++)
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; i++) {
+        const Vec<C> product = load(a[r] + depth - n) * load_stored(row[i] + depth - n);
+        sum[r][i] += reinterpret_cast<Vec<C>>(reinterpret_cast<IntVec<C>>(product) & fresh);
+      }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < M; r++)
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; i++) sums[r * n + i] = sum[r][i];
+}
+
+// acc[r][j] lane i += a[r] . w.row[j][i]; depth >= kLanes.
+template <int M, class C, class S>
+LF_NOINLINE void multiply_add(Tile<C, M>& acc, const C* const (&a)[M], const TileRows<C, S>& w, int64_t depth) {
+  constexpr int n = kLanes<C>, lanes = lanes_at_once<M, C>();
+  for (int j = 0; j < kTileCols; j++) {
+    Vec<C> sums[M][n];
+    for (int i = 0; i < n; i += lanes) dot_products<M, lanes, C>(&sums[0][i], a, w.row[j] + i, depth);
+    for (int r = 0; r < M; r++) acc[r][j] += sums_of<C>(sums[r]);
+  }
+}
+
+// acc += rows a times the rows of w that row_of(column of the tile) names.
+template <int M, class C, class RowOf>
+LF_INLINE void multiply_in_place(Tile<C, M>& acc, const C* const (&a)[M], const Weights<C>& w, int64_t depth,
+                                 const RowOf& row_of) {
+  with_stored<C>(w.as, [&](auto stored) {
+    using S = decltype(stored);
+    TileRows<C, S> rows;
+    for (int64_t col = 0; col < kPanel<C>; col++) {
+      const int64_t r = row_of(col);
+      rows.row[col / kLanes<C>][col % kLanes<C>] = static_cast<const S*>(w.rows) + (r < 0 ? 0 : r) * w.row_stride;
+    }
+    multiply_add<M, C, S>(acc, a, rows, depth);
+  });
 }
 
 // acc[r] += sum over k of a[r][k] * row(k), for the way back: here depth runs over rows of the weights, row_of(k), and
-// the tile's columns over theirs, `left` of which exist. Padding in the depth (row_of(k) < 0) has no gradient. The sums
-// are chained as those over packed weights are, so that the result does not depend on how the weights lie.
-template <int M, class C, class RowOf>
-LF_NOINLINE void multiply_add_rows(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* columns, int64_t row_stride,
+// the tile's columns over theirs, `left` of which exist. Padding in the depth (row_of(k) < 0) is a row of zeros. The
+// sums are chained as those over packed weights are, so that the result does not depend on how the weights lie.
+template <int M, class C, class S, class RowOf>
+LF_NOINLINE void multiply_add_rows(Tile<C, M>& acc, const PaneledRows<M, C>& a, const S* columns, int64_t row_stride,
                                    int64_t depth, int64_t left, const RowOf& row_of) {
-  constexpr int chains = kChains<M>;
+  constexpr int chains = kChains<M>, n = kLanes<C>, kAhead = 8;
   static_assert(kPanel<C> % chains == 0);
-  const C* row[M];
-  for (int r = 0; r < M; r++) row[r] = a.base[r];
-  for (int64_t begin = 0; begin < depth; begin += kPanel<C>) {
-    Tile<C, M> more[chains] = {};  // the first chain is acc itself
+  alignas(64) static const S kZeros[kPanel<C>] = {};
+  Tile<C, M> sum;  // the first chain
+  copy<M, C>(sum, acc);
+  const auto add_panel = [&](const S* const* from, int64_t panel, auto at) {
+    const C* x[M];
+    for (int r = 0; r < M; r++) x[r] = a.base[r] + panel * a.stride[r];
+    Tile<C, M> more[chains] = {};
     for (int64_t k = 0; k < kPanel<C>; k += chains)
 #pragma GCC unroll 4
       for (int c = 0; c < chains; c++) {
-        const int64_t at = row_of(begin + k + c);
-        if (at < 0) continue;
-        const C* from = columns + at * row_stride;
+        Vec<C> w[kTileCols];
+#pragma GCC unroll 4
         for (int j = 0; j < kTileCols; j++) {
-          __builtin_prefetch(from + 8 * row_stride + j * kLanes<C>);  // rows may lie pages apart
-          const Vec<C> w = load_first(from + j * kLanes<C>, left - j * kLanes<C>);
-          for (int r = 0; r < M; r++) (c == 0 ? acc : more[c])[r][j] += row[r][k + c] * w;
+          __builtin_prefetch(from[k + c + kAhead] + j * n);  // rows may lie pages apart
+          w[j] = at(from[k + c], j);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < M; r++) {
+          const Vec<C> factor = splat(x[r][k + c]);
+#pragma GCC unroll 4
+          for (int j = 0; j < kTileCols; j++) (c == 0 ? sum : more[c])[r][j] += factor * w[j];
         }
       }
-    for (int r = 0; r < M; r++) {
-      for (int j = 0; j < kTileCols; j++)
-        for (int c = 1; c < chains; c++) acc[r][j] += more[c][r][j];
-      row[r] += a.stride[r];
+    for (int c = 1; c < chains; c++)
+#pragma GCC unroll 8
+      for (int r = 0; r < M; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < kTileCols; j++) sum[r][j] += more[c][r][j];
+  };
+  for (int64_t begin = 0; begin < depth; begin += kPanel<C>) {
+    const S* from[kPanel<C> + kAhead];
+    for (int k = 0; k < kPanel<C>; k++) {
+      const int64_t row = row_of(begin + k);
+      from[k] = row < 0 ? kZeros : columns + row * row_stride;
     }
+    for (int k = 0; k < kAhead; k++) from[kPanel<C> + k] = from[kPanel<C> - 1] + (k + 1) * row_stride;
+    if (left >= kPanel<C>)
+      add_panel(from, begin / kPanel<C>, [](const S* row, int j) { return load_stored(row + j * n); });
+    else
+      add_panel(from, begin / kPanel<C>,
+                [left](const S* row, int j) { return load_first_stored<C>(row + j * n, left - j * n); });
+  }
+  copy<M, C>(acc, sum);
+}
+
+// A weight gradient written where the caller wants it: row row_of(k) of dst = sum over i of g(row[i], k) * x[i], for
+// this thread's part of the depth. g(r, k) lies at g + r * kPanel + k in panels `stride` apart.
+template <class C, class S>
+struct OuterProduct {
+  struct Row {
+    const S* x;
+    int64_t in_g;  // the row's place in g, in elements
+  };
+  const Row* rows;
+  int64_t count, cols;
+  const C* g;
+  int64_t stride;
+
+  const C* factors(int64_t k) const { return g + k / kPanel<C> * stride + k % kPanel<C>; }
+};
+
+// M rows of dst (null: of padding), a panel's width of them from column `col` on. `next` are fetched meanwhile, a line
+// for each row of x: a store waits for its line to come from L3.
+template <int M, class C, class S>
+LF_INLINE void outer_tile(const OuterProduct<C, S>& p, const C* const (&factors)[M], S* const (&to)[M],
+                          const S* const (&next)[M], int64_t col) {
+  constexpr int n = kLanes<C>;
+  const int64_t left = p.cols - col;
+  if constexpr (M == 1)
+    for (int j = 0; j < kTileCols; j++) __builtin_prefetch(next[0] + j * n, 1);
+  const auto sums = [&](Tile<C, M>& result, auto load_pack) {
+    Tile<C, M> acc = {};
+    for (int64_t i = 0; i < p.count; i++) {
+      const auto [x, in_g] = p.rows[i];
+      if constexpr (M > 1) __builtin_prefetch(next[i / kTileCols % M] + i % kTileCols * n, 1);
+      Vec<C> pack[kTileCols];
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; j++) pack[j] = load_pack(x + col, j);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) {
+        const Vec<C> factor = splat(factors[m][in_g]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kTileCols; j++) acc[m][j] += factor * pack[j];
+      }
+    }
+    copy<M, C>(result, acc);
+  };
+  Tile<C, M> sum;
+  if (left >= kPanel<C>)
+    sums(sum, [](const S* from, int j) { return load_stored(from + j * n); });
+  else
+    sums(sum, [left](const S* from, int j) { return load_first_stored<C>(from + j * n, left - j * n); });
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++) {
+    if (!to[m]) continue;
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; j++) store_first_stored<C>(to[m] + col + j * n, sum[m][j], left - j * n);
   }
 }
 
-// A weight gradient written where the caller wants it: row row_of(k) of dst = sum over r of g(r, k) * x[r], for this
-// thread's part of the depth. g(r, k) lies at g + r * kPanel + k in panels `stride` apart; a null x[r] is a row of
-// zeros.
-constexpr int kMostDirectRows = 8;
-template <class C, class RowOf>
-void write_outer(const Team& team, const Matrix& dst, int64_t cols, const C* const (&x)[kMostDirectRows], int64_t rows,
-                 const C* g, int64_t stride, int64_t depth, const RowOf& row_of) {
-  constexpr int64_t kAhead = 1024 / sizeof(C);
-  constexpr int kPacks = 4, n = kLanes<C>;  // a factor serves four packs
+// Few rows of x leave little to do but to store: a row of dst after the other, one stream. With more, M rows of dst
+// share what is loaded of x, and a panel's width of all x stays in L1 while dst's rows pass by.
+constexpr int64_t kRowsOfOneStream = 8;
+template <class C, class S, class RowOf>
+void write_outer(const Team& team, const Matrix& dst, const OuterProduct<C, S>& p, int64_t depth, const RowOf& row_of) {
+  constexpr int64_t kAhead = 1024 / sizeof(S);
   const Share mine = team.share(depth);
-  for (int64_t k = mine.begin; k < mine.end; k++) {
-    const int64_t at = row_of(k);
-    if (at < 0) continue;
-    C* to = static_cast<C*>(dst.data) + at * dst.row_stride;
-    const C* factors = g + k / kPanel<C> * stride + k % kPanel<C>;
-    for (int64_t c = 0; c < cols; c += kPacks * n) {
-      Vec<C> sum[kPacks] = {};
-      for (int64_t r = 0; r < rows; r++) {
-        if (!x[r]) continue;
-        const Vec<C> factor = splat(factors[r * kPanel<C>]);
-#pragma GCC unroll 4
-        for (int j = 0; j < kPacks; j++) sum[j] += factor * load_first(x[r] + c + j * n, cols - c - j * n);
-      }
-#pragma GCC unroll 4
-      for (int j = 0; j < kPacks; j++) {
-        __builtin_prefetch(to + c + j * n + kAhead, 1);  // a store waits for its line to come from L3
-        store_first(to + c + j * n, sum[j], cols - c - j * n);
-      }
+  const auto row_at = [&](int64_t k) {
+    const int64_t at = k < mine.end ? row_of(k) : -1;
+    return at < 0 ? nullptr : static_cast<S*>(dst.data) + at * dst.row_stride;
+  };
+  if (p.count <= kRowsOfOneStream) {
+    for (int64_t k = mine.begin; k < mine.end; k++) {
+      S* const to[1] = {row_at(k)};
+      if (!to[0]) continue;
+      const C* const factors[1] = {p.factors(k)};
+      for (int64_t col = 0; col < p.cols; col += kPanel<C>)
+        outer_tile<1, C, S>(p, factors, to, {to[0] + col + kAhead}, col);
     }
+    return;
   }
+  for (int64_t col = 0; col < p.cols; col += kPanel<C>)
+    for (int64_t k = mine.begin; k < mine.end; k += kTileRows)
+      with_rows(min(kTileRows, mine.end - k), [&](auto m) {
+        constexpr int M = decltype(m)::value;
+        const C* factors[M];
+        const S* next[M];
+        S* to[M];
+        for (int i = 0; i < M; i++) {
+          factors[i] = p.factors(k + i);
+          to[i] = row_at(k + i);
+          next[i] = row_at(k + i + kTileRows);
+          if (next[i]) next[i] += col;
+        }
+        outer_tile<M, C, S>(p, factors, to, next, col);
+      });
 }
 
 }  // namespace lstmfast::LF_ISA

@@ -100,28 +100,31 @@ int tiled(const ForwardParams& p) {
   return static_cast<int>(p.float32_precision == Float32Precision::kHigh ? Tiled::kFloat32High : Tiled::kFloat32Medium);
 }
 
+Use use_of(const ForwardParams& p) { return p.reserve ? Use::kTraining : Use::kInference; }
+
 struct Choice {
   const Kernel& kernel;
   Plan plan;
 };
 // The kernel and the plan that the vector units have for these parameters.
 template <class Params>
-Choice choose_vectors(const Params& p, int threads) {
+Choice choose_vectors(const Params& p, Use use, int threads) {
   const KernelTable& table = kLevels[p.isa].table();
   const int64_t size = compute_size_of(p.dtype);
   const Target target{table.tile_rows, 4 * table.vector_bytes / size, l2_bytes()};
   return {table.kernels[p.cell][static_cast<int>(p.dtype)],
-          make_plan(p.shape, cell_info(p.cell).gates, size, threads, target)};
+          make_plan(p.shape, cell_info(p.cell).gates, size, use, threads, target)};
 }
 Choice choose(const ForwardParams& p) {
   const int column = has_tiles(p.isa) ? tiled(p) : -1;
-  if (column < 0) return choose_vectors(p, p.threads);
+  // Tiles of a few rows do not repay packing: float32 weights are then read where they lie, and multiplied exactly.
+  constexpr int64_t kFewRows = 8;
+  const bool too_short = p.dtype == DType::kFloat32 && p.shape.rows <= kFewRows;
+  if (column < 0 || too_short) return choose_vectors(p, use_of(p), p.threads);
   const TileKernelTable& tiles = kLevels[p.isa].tiles();
   const int64_t weight_size = column == static_cast<int>(Tiled::kFloat32High) ? 4 : 2;
-  const Target target{tiles.tile_rows, tiles.panel_cols, l2_bytes()};
-  const Plan plan = make_plan(p.shape, cell_info(p.cell).gates, weight_size, p.threads, target);
-  // A call too short to repay packing reads float32 weights where they lie, and multiplies them exactly.
-  if (plan.in_place && p.dtype == DType::kFloat32) return choose_vectors(p, p.threads);
+  const Target target{tiles.tile_rows, tiles.panel_cols, l2_bytes(), false};
+  const Plan plan = make_plan(p.shape, cell_info(p.cell).gates, weight_size, use_of(p), p.threads, target);
   return {tiles.kernels[p.cell][column], plan};
 }
 
@@ -187,12 +190,12 @@ Status backward(const BackwardParams& p) {
 }
 // Of the plan only the blocks by which the reserve is laid out count here: they depend on the sequences alone.
 Status tangent_step(const TangentParams& p, const TangentStep& s) {
-  const Choice c = choose_vectors(p, 1);
+  const Choice c = choose_vectors(p, Use::kTraining, 1);
   c.kernel.tangent_step(p, s, c.plan);
   return Status::kOk;
 }
 Status gradient_tangent_step(const TangentParams& p, const GradientTangentStep& s) {
-  const Choice c = choose_vectors(p, 1);
+  const Choice c = choose_vectors(p, Use::kTraining, 1);
   c.kernel.gradient_tangent_step(p, s, c.plan);
   return Status::kOk;
 }

@@ -122,7 +122,8 @@ class Forward {
     const auto gate = gate_rows();
     if (!p_.packed_before) {
       product_.pack(team, storage_, p_.w_ih, w_ih_, panels_, input_, gate);
-      product_.pack(team, storage_, p_.w_hh, w_hh_, panels_, output_, gate);
+      const bool is_kept = p_.packed != nullptr;  // for calls that may need more of it
+      if (is_kept || steps_.use_h(p_.h0)) product_.pack(team, storage_, p_.w_hh, w_hh_, panels_, output_, gate);
       if (p_.shape.projection) product_.pack(team, storage_, p_.w_hr, w_hr_, out_panels_, hidden_, output_rows());
     }
     const Share mine = team.share(panels_);
@@ -276,15 +277,19 @@ class Forward {
   template <class Height>
   LF_NOINLINE void step_tile(Height height, const Block& block, int64_t t, int64_t panel, int64_t n,
                              const Operand& piece) const {
+    const bool starts = starts_from_zeros(t);
+    if (starts && !piece.at.last) return;
     C* record = record_at(t, panel, n);
     auto h = h_rows(height, t, n);
     Tile<C, Height::kMost> acc;
     for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * record_width() + j * kWidth);
-    product_.template multiply<true>(acc, height, h, w_hh_, panel, piece, gate_rows());
+    if (!starts) product_.template multiply<true>(acc, height, h, w_hh_, panel, piece, gate_rows());
     if (!piece.at.last) return store_sums(height, record, acc);
     run_cell(height, block, t, panel, n, acc);
   }
+  // Whether no sequence of step t has a state before it: there is nothing to multiply.
+  bool starts_from_zeros(int64_t t) const { return !p_.h0.data && steps_.started(t) == 0; }
   template <class Height>
   auto h_rows(Height height, int64_t t, int64_t n) const {
     return typename Product::template Rows<Height>(height, h_stride_,
@@ -300,7 +305,7 @@ class Forward {
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
     // One chain for x whatever the height, as in project().
     product_.template multiply_whole<true>(acc, height, x, w_ih_, panel, input_);
-    product_.template multiply_whole<false>(acc, height, h, w_hh_, panel, output_);
+    if (!starts_from_zeros(t)) product_.template multiply_whole<false>(acc, height, h, w_hh_, panel, output_);
     run_cell(height, block, t, panel, n, acc);
   }
   template <class Height>

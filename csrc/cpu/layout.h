@@ -43,6 +43,8 @@ class Steps {
   }
   LF_INLINE int64_t started(int64_t t) const { return active_both(t, previous(t)); }
   LF_INLINE int64_t continued(int64_t t) const { return active_both(t, following(t)); }
+  // Whether any product with a state before a step is due, a single step without h0 having none.
+  LF_INLINE bool use_h(const ConstRows& h0) const { return s_.steps > 1 || h0.data; }
   LF_INLINE bool reverse() const { return s_.reverse; }
   LF_INLINE const Shape& shape() const { return s_; }
 

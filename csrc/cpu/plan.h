@@ -11,6 +11,7 @@ struct Target {
   int64_t tile_rows = 6;    // rows of a register tile
   int64_t panel_cols = 64;  // columns of a register tile, in elements of the compute type
   int64_t l2_bytes = 1 << 20;
+  bool reads_in_place = true;  // the kernels can use weights as the caller keeps them
 };
 
 enum class Split {
@@ -25,8 +26,10 @@ struct Plan {
   // weight gradients by backward_steps, and neither may change with the machine's thread count.
   int64_t forward_steps = 1;
   int64_t backward_steps = 1;
-  // Weights are read where they lie, since packing them would cost more than they are used. Depends on the shape alone.
+  // Weights are read where they lie. Depends on the shape and the use alone.
   bool in_place = false;
+  // Weight gradients are written where the caller wants them: a call of one block knows all that there is to add up.
+  bool gradients_in_place = false;
   // A step multiplies by W_ih as well as by W_hh, so that x W_ih' is neither stored nor loaded. Bitwise the same.
   bool fuse_input = false;
 };
@@ -34,10 +37,14 @@ struct Plan {
 // Rows per block: few enough that the projected input stays in L2 until its step comes (forward), enough that a
 // weight gradient's tile is worth loading and storing (backward).
 constexpr int64_t kForwardRows = 96, kBackwardRows = 256;
-// Rows of a whole call up to which packing does not pay.
-constexpr int64_t kInPlaceRows = 8;
+// What a call is for. Inference keeps its packed weights from call to call.
+enum class Use { kInference, kTraining };
 
-inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, int threads, const Target& target) {
+// Rows of a whole call up to which packing weights does not pay: a tile is slower over weights in place, the more so
+// the more often they are used.
+constexpr int64_t in_place_rows(Use use) { return use == Use::kInference ? 24 : 64; }
+
+inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, Use use, int threads, const Target& target) {
   const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const auto clamp = [](int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; };
   Plan plan;
@@ -45,11 +52,12 @@ inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, int t
   plan.forward_steps = clamp(kForwardRows / batch, 1, s.steps);
   plan.backward_steps = clamp(kBackwardRows / batch, 1, s.steps);
 
-  plan.in_place = s.rows <= kInPlaceRows;
-
   const int64_t panels = ceil_div(s.hidden * gates, target.panel_cols), tiles = ceil_div(batch, target.tile_rows);
   const int64_t weights = gates * s.hidden * (s.input + s.output()) + s.projection * s.hidden;
   const int64_t weight_bytes = weights * compute_size;
+  plan.in_place = target.reads_in_place && s.rows <= in_place_rows(use);
+  plan.gradients_in_place = target.reads_in_place && plan.backward_steps == s.steps && s.rows <= kBackwardRows;
+
   // Splitting the batch saves a barrier per step, and costs every thread a walk over all weights. A thread alone has
   // nobody to wait for, and may project rows of several steps in one tile.
   const bool weights_fit = weight_bytes <= target.l2_bytes / 2;

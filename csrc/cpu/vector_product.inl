@@ -24,9 +24,8 @@ class VectorProduct {
   // ---- weights
   Weights weights(Arena& arena, const cpu::Plan& plan, const Storage<C>& storage, const ConstMatrix& src,
                   int64_t panels, int64_t depth) const {
-    if (plan.in_place && readable_in_place(src, storage, depth))
-      return {nullptr, static_cast<const C*>(src.data), src.row_stride};
-    return {arena.take<C>(panels * depth * kPanel<C>), nullptr, 0};
+    if (plan.in_place && readable_in_place<C>(src, depth)) return {nullptr, src.data, src.row_stride, storage.as};
+    return {arena.take<C>(panels * depth * kPanel<C>)};
   }
   template <class RowOf>
   void pack(const Team& team, const Storage<C>& storage, const ConstMatrix& src, const Weights& to, int64_t panels,
@@ -36,9 +35,8 @@ class VectorProduct {
   // The same for the way back, where depth runs over rows of the matrix.
   Weights weights_back(Arena& arena, const cpu::Plan& plan, const Storage<C>& storage, const ConstMatrix& src,
                        int64_t col_panels, int64_t depth) const {
-    if (plan.in_place && storage.is_compute && src.col_stride == 1)
-      return {nullptr, static_cast<const C*>(src.data), src.row_stride};
-    return {arena.take<C>(col_panels * depth * kPanel<C>), nullptr, 0};
+    if (plan.in_place && src.col_stride == 1) return {nullptr, src.data, src.row_stride, storage.as};
+    return {arena.take<C>(col_panels * depth * kPanel<C>)};
   }
   template <class RowOf>
   void pack_back(const Team& team, const Storage<C>& storage, const ConstMatrix& src, const Weights& to, int64_t depth,
@@ -87,16 +85,11 @@ class VectorProduct {
   template <bool on_the_spot, class Height, class RowOf>
   LF_INLINE void multiply(Tile<C, Height::kMost>& acc, Height, Rows<Height>& a, const Weights& w, int64_t panel,
                           const Operand& piece, const RowOf& row_of) const {
-    constexpr int M = Height::kMost, kWidth = kLanes<C>;
+    constexpr int M = Height::kMost;
     const int64_t depth = piece.at.end - piece.at.begin;
     for (int r = 0; r < M; r++) a.row[r] += piece.at.begin;
     if (w.in_place()) {
-      TileRows<C> rows;
-      for (int64_t col = 0; col < kPanel<C>; col++) {
-        const int64_t r = row_of(panel, col);
-        rows.row[col / kWidth][col % kWidth] = w.rows + (r < 0 ? 0 : r) * w.row_stride;
-      }
-      multiply_add<M, C>(acc, a.row, rows, depth);
+      multiply_in_place(acc, a.row, w, depth, [&](int64_t col) { return row_of(panel, col); });
     } else if constexpr (on_the_spot) {
       multiply_add_inline<M, C>(acc, a.row, piece.weights, depth, piece.ahead);
     } else {
@@ -134,10 +127,11 @@ class VectorProduct {
                                const RowOf& row_of) const {
     constexpr int M = Height::kMost;
     const int64_t col = panel * kPanel<C>;
-    if (w.in_place())
-      multiply_add_rows<M, C>(acc, a, w.rows + col, w.row_stride, depth, cols - col, row_of);
-    else
-      multiply_panels(acc, a, piece);
+    if (!w.in_place()) return multiply_panels(acc, a, piece);
+    with_stored<C>(w.as, [&](auto stored) {
+      using S = decltype(stored);
+      multiply_add_rows<M, C, S>(acc, a, static_cast<const S*>(w.rows) + col, w.row_stride, depth, cols - col, row_of);
+    });
   }
   template <class Height>
   LF_INLINE void multiply_panels(Tile<C, Height::kMost>& acc, const PaneledRows<Height>& a,

@@ -173,10 +173,10 @@ void choose_cuda_plans(int forward, int backward) {
 }
 
 py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t input, int64_t hidden, int64_t projection,
-              int threads, bool is_double) {
+              int threads, const std::string& dtype, bool training) {
   ForwardParams p;
   p.cell = cell_named(cell);
-  p.dtype = is_double ? DType::kFloat64 : DType::kFloat32;
+  p.dtype = dtype_named(dtype);
   p.isa = cpu::isa();
   p.threads = threads;
   p.shape.steps = steps;
@@ -185,6 +185,8 @@ py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t inp
   p.shape.input = input;
   p.shape.hidden = hidden;
   p.shape.projection = projection;
+  char kept;  // what training leaves for backward; planning does not look into it
+  if (training) p.reserve = &kept;
   const cpu::Plan plan = cpu::plan(p);
   py::dict d;
   d["threads"] = plan.threads;
@@ -192,6 +194,7 @@ py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t inp
   d["forward_steps"] = plan.forward_steps;
   d["backward_steps"] = plan.backward_steps;
   d["in_place"] = plan.in_place;
+  d["gradients_in_place"] = plan.gradients_in_place;
   return d;
 }
 
@@ -237,7 +240,8 @@ PYBIND11_MODULE(_C, m) {
         "How many bytes of packed weights inference on the CPU may keep (256 MiB at first), the least recently used "
         "going first; 0 keeps nothing. Raises ValueError if negative.");
   m.def("plan", &plan, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input_size"),
-        py::arg("hidden_size"), py::arg("proj_size") = 0, py::arg("threads") = 1, py::arg("is_double") = false);
+        py::arg("hidden_size"), py::arg("proj_size") = 0, py::arg("threads") = 1, py::arg("dtype") = "float32",
+        py::arg("training") = false);
   m.def(
       "cuda_plan", &cuda_plan, py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
       py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"), py::arg("layers"),
