@@ -149,6 +149,8 @@ template <class Multiplier, class S, class Shared, class Exchange, class Load, c
 LF_DEVICE void product_and_cell(const Place& at, const SplitWeights<S>& weights, const Shared& shared,
                                 const Exchange& exchange, int s, const Load& load, const Pass&, const Finish& finish) {
   const Tiling& t = at.t;
+  // Float32 arithmetic takes long, and leaves no registers for what has been loaded ahead of it.
+  constexpr bool kAhead = Multiplier::kMostTiles > 1;
   auto loaded = load(at.slice);
   exchange.acquire(s);
 #pragma unroll 1
@@ -174,7 +176,7 @@ LF_DEVICE void product_and_cell(const Place& at, const SplitWeights<S>& weights,
     dev::sync_block();
 #pragma unroll 1
     for (int j = first + at.slice; j < last; j += t.slices) {
-      if (j != first + at.slice) loaded = load(j);
+      if (!kAhead || j != first + at.slice) loaded = load(j);
       Sums<S> sums{};
       shared.add_slices(sums, at, j - first, 0, t.slices);
       finish(j, loaded, sums);
