@@ -48,7 +48,8 @@ def short_name(mangled: str) -> str | None:
         return None
     cell = "LSTM" if "LstmCell" in mangled else "RNN_TANH" if "4Tanh" in mangled else "RNN_RELU"
     rows, depth = map(int, re.search(r"WarpShapeILi(\d+)ELi(\d+)E", mangled).groups())
-    exchange = re.search(r"7InBlock|9InCluster|9ThroughL2|17ThroughL2InPieces|12ThroughStack", mangled).group().lstrip("0123456789")
+    policies = r"7InBlock|9InCluster|9ThroughL2|17ThroughL2InPieces|12ThroughStack"
+    exchange = re.search(policies, mangled).group().lstrip("0123456789")
     return f"{direction[1].lower()} {cell} {rows * depth * 4} {exchange}"
 
 

@@ -7,8 +7,8 @@
 // gradients going backward) and the group's own. Either part has slices of its own, so that backward can apply dropout
 // to the sums of the first.
 //
-// Where W_hh does not fit into the registers, a part of it stays in shared memory, and the product goes through the depth
-// in pieces: pieces.cuh.
+// Where W_hh does not fit into the registers, a part of it stays in shared memory, and the product goes through the
+// depth in pieces: pieces.cuh.
 //
 // Geometry: a group of blocks has all of W_hh and owns `tiles` x 8 sequences; block r of a group owns unit_warps x
 // warp_units hidden units. `slices` warps share units and split the depth of the product; their sums meet in shared
@@ -77,7 +77,7 @@ template <class Params, class Multiplier, class S, int groups, template <class> 
 struct PersistentKernel {
   using T = typename Multiplier::Element;
   static constexpr int kGroups = groups;
-  static constexpr bool kSplit = std::is_same_v<ExchangePolicy<T>, ThroughL2InPieces<T> >;
+  static constexpr bool kSplit = std::is_same_v<ExchangePolicy<T>, ThroughL2InPieces<T>>;
 
   const Params& p;
   const typename Params::Run& r;

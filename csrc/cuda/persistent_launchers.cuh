@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(threads, 1) persistent_kernel(const __grid_con
   Kernel(p).run();
 }
 
-// Calls f with the kernel for each instantiation that `wanted` accepts: (cell index, registers of weights, regime, whether a part
-// of the weights is in shared memory).
+// Calls f with the kernel for each instantiation that `wanted` accepts: (cell index, registers of weights, regime,
+// whether a part of the weights is in shared memory).
 template <class Params, template <class, class, class, template <class> class> class Kernel, class Multiplier,
           bool backward>
 struct PersistentInstances {

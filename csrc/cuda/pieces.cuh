@@ -81,9 +81,9 @@ struct SplitWeights {
   }
 };
 
-// ThroughL2, but that a part of the operand, one piece of `part_tiles` tiles, comes in at a time: arrive(s, i) and part(i)
-// count parts, the pieces of the first tiles, then those of the next. Barriers per step: two of the block and one more for
-// each part, one of the group. Traffic: a block reads all of the group's operand.
+// ThroughL2, but that a part of the operand, one piece of `part_tiles` tiles, comes in at a time: arrive(s, i) and
+// part(i) count parts, the pieces of the first tiles, then those of the next. Barriers per step: two of the block and
+// one more for each part, one of the group. Traffic: a block reads all of the group's operand.
 template <class T>
 struct ThroughL2InPieces : ThroughL2<T> {
   const Tiling& t;

@@ -32,10 +32,13 @@ enum class Regime {
 // How the persistent kernels multiply.
 enum class Multiplier { kTensorCores, kFma };
 
-// A piece of the depth: depth tiles of each warp. So many pieces of the operand are in shared memory, one of them in use.
+// A piece of the depth: depth tiles of each warp. So many pieces of the operand are in shared memory, one of them in
+// use.
 constexpr int kPieceTiles = 4, kPieceStages = 4;
 // Tiles of sequences that share a fragment's read.
-LF_HOST_DEVICE constexpr int most_tiles(Multiplier multiplier) { return multiplier == Multiplier::kTensorCores ? 2 : 1; }
+LF_HOST_DEVICE constexpr int most_tiles(Multiplier multiplier) {
+  return multiplier == Multiplier::kTensorCores ? 2 : 1;
+}
 
 // The product of a step, as a persistent kernel cuts it: weights are the rows (all gates of the hidden units in
 // forward, hidden units in backward), the depth is what is exchanged (h in forward, gate gradients in backward). A warp

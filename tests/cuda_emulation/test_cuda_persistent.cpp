@@ -47,8 +47,8 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
 // Weights in registers and in shared memory.
 void check_split(std::mt19937_64& random, std::map<std::string, int>& seen) {
   for (int i = 0; i < 40; i++) {
-    const RandomCall call(random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, true, false, kCells, true,
-                                   false, true});
+    const RandomCall call(
+        random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, true, false, kCells, true, false, true});
     Run run;
     const bool tf32 = random() % 2;
     if (!draw_split_run(random, call, run, tf32)) continue;
@@ -56,7 +56,8 @@ void check_split(std::mt19937_64& random, std::map<std::string, int>& seen) {
     check_call(call, run);
   }
   for (const char* direction : {"forward", "backward"})
-    for (const char* kind : {", fma", ", mma", ", slices", ", one slice", ", an odd tile", ", several rounds", ", packed"})
+    for (const char* kind :
+         {", fma", ", mma", ", slices", ", one slice", ", an odd tile", ", several rounds", ", packed"})
       CHECK(seen[std::string("split, ") + direction + kind] > 0);
 }
 
