@@ -3,7 +3,7 @@
     python bench/bench.py quick                                  a first impression, under two minutes
     python bench/bench.py standard --out bench/results/x.json    the grid that the README's table is made from
     python bench/bench.py --shape 100x32x256x256x1+ --threads 1,2 --mode training
-    python bench/bench.py scaling | memory | latency | dispatch
+    python bench/bench.py scaling | memory | latency | dispatch | derivatives
     python bench/bench.py gpu --budget 150 --out x.json          on a GPU, as far as it gets in 150 s
 
 A ratio is the peer's time (or memory) over ours: above 1, lstmfast is faster (or smaller). bench/README.md describes
@@ -180,7 +180,7 @@ def effort_of(options: argparse.Namespace) -> Effort:
     )
 
 
-_MODES = {"inference": ("inference",), "training": ("training",), "both": points.MODES}
+_MODES = {mode: (mode,) for mode in (*points.MODES, *points.DERIVATIVES)} | {"both": points.MODES}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("preset", nargs="?", choices=points.PRESETS, default="quick", help="default: %(default)s")
     add("--shape", metavar="TxBxIxHxL[+]", type=each(Shape.parse), help="instead of the preset's; + for two directions")
     add("--cell", type=each(_one_of(points.CELLS)), help=f"of {', '.join(points.CELLS)} (lstm)")
-    add("--mode", choices=_MODES, help="default: the preset's, which mostly is both")
+    add("--mode", choices=_MODES, help="default: the preset's, mostly both of the first two")
     add("--dtype", type=each(_one_of(points.ITEM_SIZES)), help=f"{', '.join(points.ITEM_SIZES)} (float32)")
     add("--variant", type=each(_one_of(points.VARIANTS)), help=f"{', '.join(points.VARIANTS)} (plain)")
     add("--threads", type=each(_at_least_one), help="default: torch's own count; for standard 1 and that")

@@ -40,12 +40,12 @@ class Change:
         mark = "worse" if self.is_regression(threshold) else "better" if self.is_improvement(threshold) else ""
         after = self.after
         return (
-            f"{after['shape']:22} {after['cell']:8} {after['mode']:9} {after['threads']:3}  "
+            f"{after['shape']:22} {after['cell']:8} {after['mode']:10} {after['threads']:3}  "
             f"{_spread(self.before):20} {_spread(after):20} {self.factor:6.2f} {mark:6}{report.label(after)}"
         ).rstrip()
 
 
-HEADER = f"{'shape':22} {'cell':8} {'mode':9} {'thr':>3}  {'before':>20} {'after':>20} {'change':>6}"
+HEADER = f"{'shape':22} {'cell':8} {'mode':10} {'thr':>3}  {'before':>20} {'after':>20} {'change':>6}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,9 @@ from torch import nn
 
 from . import _C
 
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
+_TOO_MANY = 1 << 48  # rows; the planners count bytes and operations in 64 bits
+
 
 def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = None) -> str:
     """Which kernels run a call of `module`, and how they cut the work, one line for each layer and pass.
@@ -20,18 +23,30 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
     Args:
         module: lstmfast's or torch.nn's LSTM or RNN; its sizes, dtype and device count.
         steps, batch: T and B of the input, both at least 1.
-        gpu: plan for this GPU, one of ``"A100"``, ``"RTX 4090"``, ``"H100"``, ``"H200"``, ``"B200"``. None: for the
-            device of the module's weights, which is planned with torch's present number of threads if it is a CPU.
+        gpu: plan for this GPU, one of ``"A100"``, ``"RTX 3090"``, ``"RTX 4090"``, ``"H100"``, ``"H200"``, ``"B200"``.
+            None: for the device of the module's weights, which is planned with torch's present number of threads if it
+            is a CPU.
+
+    Returns:
+        The text, without a newline at its end.
 
     Raises:
-        ValueError: an unknown GPU, a module of another kind, a dtype without kernels, or steps or batch below 1.
+        TypeError: steps or batch is no integer.
+        ValueError: an unknown GPU, a module of another kind, a dtype without kernels, or steps or batch below 1, or so
+            large that nothing could hold the input.
     """
     if getattr(module, "mode", None) not in _C.cells():
         raise ValueError(f"explain() knows LSTM and RNN modules, not {type(module).__name__}")
-    if steps < 1 or batch < 1:
-        raise ValueError(f"steps and batch must be at least 1, got {steps} and {batch}")
+    if not (isinstance(steps, int) and isinstance(batch, int)):
+        raise TypeError(f"steps and batch must be integers, got {type(steps).__name__} and {type(batch).__name__}")
+    if steps < 1 or batch < 1 or steps * batch >= _TOO_MANY:
+        raise ValueError(f"steps and batch must be at least 1, and their product below 2**48, got {steps} and {batch}")
+    if gpu is not None and gpu not in _C.gpu_names():
+        raise ValueError(f"no GPU is described as {gpu!r}: gpu must be one of {', '.join(_C.gpu_names())}")
     weight = module.weight_ih_l0
     dtype = str(weight.dtype).removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise ValueError(f"the weights must have one of the dtypes {', '.join(_DTYPES)}, not {dtype}")
     device = gpu if gpu is not None else _device_name(weight.device)
     lines = [f"{module.mode}, {dtype}, {steps} steps of {batch} sequences, on {device}"]
     directions = 2 if module.bidirectional else 1

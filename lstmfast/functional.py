@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from .autograd import recurrent
+from .modules import pair_of_states
 
 
 def lstm(
@@ -29,21 +31,25 @@ def lstm(
             float32, float64, bfloat16 or float16, any strides.
         hx: ``(h0 [L*D, B, P or H], c0 [L*D, B, H])`` of the input's dtype, or None for zeros.
         weights: per layer and direction ``w_ih [4H, I or D*(P or H)]``, ``w_hh [4H, P or H]``, with ``bias``
-            ``b_ih [4H]`` and ``b_hh [4H]``, and ``w_hr [P, H]`` with a projection; gates in the order i, f, g, o.
-        dropout: probability of dropping an element between layers, in training only.
+            ``b_ih [4H]`` and ``b_hh [4H]``, and ``w_hr [P, H]`` with a projection; gates in the order i, f, g, o; of
+            the input's dtype.
+        bias, num_layers, bidirectional: what ``weights`` holds; L layers, D = 2 directions if bidirectional, else 1.
+        dropout: probability of dropping an element between layers, with ``training`` only.
+        batch_first: input and output are ``[B, T, .]``; not for packed rows.
         batch_sizes: int64 ``[T]`` on the CPU when the input is packed, sequences sorted by decreasing length.
 
     Returns:
-        ``(output [T, B, D*(P or H)], (h_n, c_n))``, shaped like the input and hx.
+        ``(output [T, B, D*(P or H)], (h_n, c_n))``, in the layout of the input and of hx.
 
     Raises:
-        ValueError: wrong ranks, dtypes, devices or options.
-        RuntimeError: wrong sizes.
+        TypeError: an argument of another kind than these.
+        ValueError: wrong ranks, dtypes, options, or another number of weights.
+        RuntimeError: wrong sizes, another number of states, tensors on different devices.
     """
     output, h_n, c_n = _run(
         "LSTM",
         input,
-        tuple(hx or ()),
+        () if hx is None else pair_of_states(hx),
         weights,
         bias,
         num_layers,
@@ -70,11 +76,20 @@ def rnn(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Elman's recurrent network; arguments as for `lstm`, with ``hx [L*D, B, H]`` and weights ``[H, .]``.
+    """Elman's recurrent network over a batch of sequences; the equation is in `lstmfast.reference`.
+
+    Args:
+        hx: ``h0 [L*D, B, H]`` of the input's dtype, or None for zeros.
+        weights: per layer and direction ``w_ih [H, I or D*H]``, ``w_hh [H, H]``, with ``bias`` ``b_ih [H]`` and
+            ``b_hh [H]``.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+        input, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes: as for `lstm`.
+
+    Returns:
+        ``(output [T, B, D*H], h_n)``, in the layout of the input and of hx.
 
     Raises:
-        ValueError: an unknown nonlinearity, wrong ranks, dtypes, devices or options.
-        RuntimeError: wrong sizes.
+        As `lstm`, and ValueError for an unknown nonlinearity.
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
@@ -96,15 +111,39 @@ def rnn(
 
 def _run(cell, input, hx, weights, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes):
     swap = batch_first and batch_sizes is None
-    output, h_n, c_n = recurrent(
-        cell,
-        input.transpose(0, 1) if swap else input,
-        batch_sizes,
-        hx,
-        weights,
-        has_biases=bias,
-        num_layers=num_layers,
-        bidirectional=bidirectional,
-        dropout=dropout if training else 0.0,
-    )
+    try:
+        output, h_n, c_n = recurrent(
+            cell,
+            input.transpose(0, 1) if swap else input,
+            batch_sizes,
+            hx,
+            weights,
+            has_biases=bias,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout if training else 0.0,
+        )
+    except (AttributeError, RuntimeError, TypeError):
+        # Looked for only now, so that a call that is well does not pay for it.
+        _refuse_other_kinds(input, batch_sizes, hx, weights, bias, num_layers, dropout, bidirectional)
+        raise
     return output.transpose(0, 1) if swap else output, h_n, c_n
+
+
+def _refuse_other_kinds(input, batch_sizes, hx, weights, bias, num_layers, dropout, bidirectional) -> None:
+    """Raises TypeError if an argument is of another kind than it must be."""
+
+    def require(name: str, value: Any, kinds: Any, wanted: str) -> None:
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
+
+    require("input", input, Tensor, "a tensor")
+    require("batch_sizes", batch_sizes, Tensor | None, "a tensor or None")
+    require("weights", weights, Sequence | Tensor, "a sequence of tensors")
+    for name, tensors in (("hx", hx), ("weights", weights)):
+        for i, tensor in enumerate(tensors):
+            require(f"{name}[{i}]", tensor, Tensor, "a tensor")
+    require("bias", bias, bool, "True or False")
+    require("num_layers", num_layers, int, "an integer")
+    require("dropout", dropout, float | int, "a number")
+    require("bidirectional", bidirectional, bool, "True or False")

@@ -63,6 +63,7 @@ class _Recurrent(nn.RNNBase):
         return [plain[name] if name in plain else getattr(self, name) for name in self._flat_weights_names]
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """Runs the layers over `input`; the class says what goes in, what comes out and what is raised."""
         if _is_traced(input, hx):
             return self._record_call(input, hx)
         if isinstance(input, PackedSequence):
@@ -96,17 +97,24 @@ class _Recurrent(nn.RNNBase):
         """Checks time-major or packed input, and states of three dimensions or none, and hands them to the op."""
         weights = self._weights()
         self._check(input, batch_sizes, states, weights[0])
-        output, h_n, c_n = autograd.recurrent(
-            self.mode,
-            input,
-            batch_sizes,
-            states,
-            weights,
-            has_biases=self.bias,
-            num_layers=self.num_layers,
-            bidirectional=self.bidirectional,
-            dropout=self.dropout if self.training else 0.0,
-        )
+        try:
+            output, h_n, c_n = autograd.recurrent(
+                self.mode,
+                input,
+                batch_sizes,
+                states,
+                weights,
+                has_biases=self.bias,
+                num_layers=self.num_layers,
+                bidirectional=self.bidirectional,
+                dropout=self.dropout if self.training else 0.0,
+            )
+        except (AttributeError, RuntimeError):
+            # A bias set to None, say. Looked for only now, so that a call that is well does not pay for it.
+            for name, weight in zip(self._flat_weights_names, weights, strict=True):
+                if not isinstance(weight, Tensor):
+                    raise TypeError(f"{name} must be a tensor, got {type(weight).__name__}") from None
+            raise
         return output, (h_n,) if c_n is None else (h_n, c_n)
 
     def _check(self, input: Tensor, batch_sizes: Tensor | None, states: tuple[Tensor, ...], weight: Tensor) -> None:
@@ -120,13 +128,15 @@ class _Recurrent(nn.RNNBase):
                 f"{type(self).__name__}: input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
                 f"Convert the input: input.to({weight.dtype}), or the model: model.to({input.dtype})"
             )
-        if batch_sizes is not None and input.dim() != 2:
-            raise RuntimeError(f"packed input must have 2 dimensions, got {input.dim()}")
+        if batch_sizes is not None:
+            if input.dim() != 2:
+                raise RuntimeError(f"packed input must have 2 dimensions, got {input.dim()}")
+            _check_batch_sizes(batch_sizes, bool(states))
         if input.shape[-1] != self.input_size:
             raise RuntimeError(
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
             )
-        if (input if batch_sizes is None else batch_sizes).shape[0] == 0:
+        if batch_sizes is None and input.shape[0] == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         if input.device != weight.device:
             raise RuntimeError(f"input is on {input.device}, but the weights are on {weight.device}")
@@ -227,10 +237,10 @@ class LSTM(_Recurrent):
                 f"but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
             )
         # For one sequence torch.nn rebuilds the pair, and so takes anything that has two tensors to index.
-        return (hx[0].unsqueeze(1), hx[1].unsqueeze(1)) if rank == 2 else _pair(hx)
+        return (hx[0].unsqueeze(1), hx[1].unsqueeze(1)) if rank == 2 else pair_of_states(hx)
 
     def _packed_states(self, hx: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return _pair(hx)
+        return pair_of_states(hx)
 
     def _check_states(self, states: tuple[Tensor, Tensor], expected: tuple[int, int, int]) -> None:
         self.check_hidden_size(states[0], expected, "Expected hidden[0] size {}, got {}")
@@ -318,13 +328,25 @@ class RNN(_Recurrent):
         return states[0]
 
 
-def _pair(hx: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def pair_of_states(hx: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(h_0, c_0) as a tuple, with the exceptions of the op below torch.nn.LSTM where hx is something else."""
     if not isinstance(hx, tuple | list) or not all(isinstance(state, Tensor) for state in hx):
         raise TypeError(f"hx must be a tuple or list of two tensors (h_0, c_0), got {_describe(hx)}")
     if len(hx) != 2:
         raise RuntimeError(f"lstm expects two hidden states, got {len(hx)}")
     return hx[0], hx[1]
+
+
+def _check_batch_sizes(batch_sizes: Tensor, hx_is_given: bool) -> None:
+    """torch.nn checks none of this. It counts the sequences by batch_sizes[0], makes initial states of as many rows,
+    and hands batch_sizes to its op, which reads int64; these are the exceptions that come of it."""
+    shape, dtype = list(batch_sizes.shape), batch_sizes.dtype
+    if not shape or shape[0] == 0:
+        raise IndexError(f"batch_sizes must have an entry for each step, got shape {shape}")
+    if len(shape) > 1 or dtype != torch.int64:
+        is_a_count = len(shape) == 1 and not dtype.is_floating_point
+        error = RuntimeError if is_a_count or hx_is_given else TypeError
+        raise error(f"batch_sizes must be a 1-D int64 tensor, got shape {shape} and dtype {dtype}")
 
 
 def _describe(hx: Any) -> str:

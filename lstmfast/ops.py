@@ -105,19 +105,30 @@ def float32_precision(input: Tensor) -> str | None:
     return _C.float32_precision()
 
 
-def _sizes(cell: str, weights: list[Tensor], has_biases: bool, num_layers: int, bidirectional: bool):
-    """(hidden_size, proj_size, directions) from the weights, as csrc/torch/checks.cpp reads them."""
-    directions = 2 if bidirectional else 1
-    per_run = len(weights) // (num_layers * directions)
-    projects = per_run > (4 if has_biases else 2)
+def _sizes(
+    cell: str, weights: Sequence[Tensor], has_biases: bool, num_layers: int, bidirectional: bool
+) -> tuple[int, int, int]:
+    """(hidden_size, proj_size, directions) from the weights, as csrc/torch/checks.cpp reads and refuses them."""
+    directions, plain = 2 if bidirectional else 1, 4 if has_biases else 2
+    runs = num_layers * directions
+    if len(weights) not in (runs * plain, runs * (plain + 1)) or runs < 1:
+        raise ValueError(
+            f"lstmfast: weights must hold {plain} ({plain + 1} with a projection) tensors for each of {num_layers} "
+            f"layers and {directions} directions, got {len(weights)} tensors"
+        )
+    per_run = len(weights) // runs
+    projects = per_run > plain
+    for index in (0, per_run - 1) if projects else (0,):
+        if weights[index].dim() != 2:
+            raise ValueError(f"lstmfast: weights[{index}] must be 2-D, got {weights[index].dim()}-D")
     hidden = weights[0].shape[0] // CELLS[cell]["gates"]
     return hidden, weights[per_run - 1].shape[0] if projects else 0, directions
 
 
-def _check_devices(input: Tensor, others: list[Tensor]) -> None:
+def _check_devices(input: Tensor, others: Sequence[Tensor | None]) -> None:
     """One tensor on the meta device is enough to come here instead of to the real op."""
     for t in others:
-        if t.device != input.device:
+        if t is not None and t.device != input.device:
             raise RuntimeError(f"lstmfast: all tensors must be on the input's device {input.device}, got {t.device}")
 
 
@@ -136,7 +147,7 @@ def _forward_fake(
     save_for_backward,
     float32_precision=None,
 ):
-    _check_devices(input, [*hx, *weights])
+    _check_devices(input, [*hx, *weights, dropout_mask])
     hidden_size, proj_size, directions = _sizes(cell, weights, has_biases, num_layers, bidirectional)
     rows_shape = input.shape[:-1]
     rows = rows_shape[0] if batch_sizes is not None else rows_shape[0] * rows_shape[1]
@@ -183,7 +194,8 @@ def _backward_fake(
     output_mask,
     float32_precision=None,
 ):
-    _check_devices(input, [*hx, *weights, output, hidden, reserve])
+    grads = (grad_output, grad_h_n, grad_c_n)
+    _check_devices(input, [*grads, *hx, *weights, dropout_mask, output, hidden, reserve])
 
     def gradient(t, wanted):
         return t.new_empty(t.shape if wanted else (0,))

@@ -19,6 +19,8 @@ from . import reference
 from .derivatives import Stack, Walk, Weights, or_zeros, products
 from .ops import Options, gradient_tangent_walk, tangent_walk
 
+CPU_HAS_WALKS = torch._C._dispatch_has_kernel_for_dispatch_key("lstmfast::tangent_walk", "CPU")
+
 
 class FusedRun:
     """One layer in one direction about the values of a call: as much of `derivatives.Run` as is needed."""

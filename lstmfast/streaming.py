@@ -34,12 +34,16 @@ class Stream:
         module: lstmfast.LSTM or RNN, of one direction.
         batch_size: B.
 
-    Raises: TypeError for another module, ValueError for two directions or a batch_size below 1.
+    Raises: TypeError for another module or a batch_size that is no integer, ValueError for two directions or a
+    batch_size below 1.
     """
 
-    def __init__(self, module: LSTM | RNN, batch_size: int = 1):
+    def __init__(self, module: LSTM | RNN, batch_size: int = 1) -> None:
         if not isinstance(module, LSTM | RNN):
-            raise TypeError(f"expected an lstmfast.LSTM or lstmfast.RNN, got {type(module).__name__}")
+            got = module if isinstance(module, type) else type(module)
+            raise TypeError(f"expected an lstmfast.LSTM or lstmfast.RNN, got {got.__module__}.{got.__qualname__}")
+        if not isinstance(batch_size, int):
+            raise TypeError(f"batch_size must be an integer, got {type(batch_size).__name__}")
         if module.bidirectional:
             raise ValueError("a stream has no end to start the other direction from: bidirectional must be False")
         if batch_size < 1:
@@ -64,13 +68,21 @@ class Stream:
 
     @property
     def state(self) -> Tensor | tuple[Tensor, Tensor]:
-        """(h, c), or h of an RNN: [L, B, .] as a module takes it, a copy."""
+        """(h, c), or h of an RNN: [L, B, .] as a module takes it, a copy.
+
+        What is assigned is copied, and converted to the dtype and device of the weights. Raises TypeError if it is not
+        one or two tensors, RuntimeError if their number, a size, or a dtype that is not floating point does not fit."""
         states = tuple(s.clone() for s in self._states)
         return states if len(states) > 1 else states[0]
 
     @state.setter
     def state(self, hx: Tensor | tuple[Tensor, Tensor]) -> None:
-        states = [hx] if isinstance(hx, Tensor) else list(hx)
+        states = [hx] if isinstance(hx, Tensor) else list(hx) if isinstance(hx, tuple | list) else [hx]
+        for state in states:
+            if not isinstance(state, Tensor):
+                raise TypeError(f"expected states that are tensors, got {type(state).__name__}")
+            if not state.is_floating_point():
+                raise RuntimeError(f"expected states of floating point, got {state.dtype}")
         shapes, expected = [tuple(s.shape) for s in states], [tuple(s.shape) for s in self._states]
         if shapes != expected:
             raise RuntimeError(f"expected states of the sizes {expected}, got {shapes}")
@@ -79,7 +91,16 @@ class Stream:
                 mine.copy_(given)
 
     def reset(self, which: Tensor | None = None) -> None:
-        """Begins new sequences: all, or those where `which`, bool [B], is True."""
+        """Begins new sequences: all, or those where `which`, bool [B], is True.
+
+        Raises TypeError if `which` is no tensor, RuntimeError if it has another dtype or size."""
+        if which is not None:
+            if not isinstance(which, Tensor):
+                raise TypeError(f"which must be a bool tensor or None, got {type(which).__name__}")
+            if which.dtype != torch.bool or which.shape != (self._batch_size,):
+                raise RuntimeError(
+                    f"which must be bool of the size [{self._batch_size}], got {which.dtype} of {list(which.shape)}"
+                )
         for state in self._states:
             if which is None:
                 state.zero_()

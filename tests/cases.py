@@ -117,15 +117,21 @@ def states_of(hx: Any) -> tuple[Tensor, ...]:
 
 
 def run_reference(
-    module: nn.RNNBase, input: Tensor, batch_sizes: Tensor | None = None, hx: Any = None, **kwargs: Any
+    module: nn.RNNBase,
+    input: Tensor,
+    batch_sizes: Tensor | None = None,
+    hx: Any = None,
+    weights: Sequence[Tensor] | None = None,
+    **kwargs: Any,
 ) -> list[Tensor]:
-    """lstmfast.reference on the module's weights, for time-major input or packed rows, listed as by tensors_of()."""
+    """lstmfast.reference for time-major input or packed rows, on the module's weights or others of their shapes; listed
+    as by tensors_of()."""
     results = reference.recurrent(
         module.mode,
         input,
         batch_sizes,
         states_of(hx),
-        list(module.parameters()),
+        list(module.parameters()) if weights is None else weights,
         has_biases=module.bias,
         num_layers=module.num_layers,
         bidirectional=module.bidirectional,

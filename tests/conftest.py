@@ -1,4 +1,4 @@
-"""For the whole suite: the instruction set it runs at, and one thread unless a test asks for more."""
+"""For the whole suite: the instruction set it runs at, the seed, and one thread unless a test asks for more."""
 
 import pytest
 import torch
@@ -40,3 +40,9 @@ def one_thread():
     yield
     torch.set_num_threads(threads)
     _C.set_isa(level)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Each test draws the same numbers, alone or after others."""
+    torch.manual_seed(0)

@@ -3,17 +3,13 @@
 import pytest
 import torch
 from cases import CELLS, Options, all_options, build, build_pair, make_hx, make_packed, states_of, tensors_of
+from module_pairs import HIDDEN_SIZE, INPUT_SIZE, both_cells
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import lstmfast
 
 HALF_TYPES = [torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 def autocast(dtype):
@@ -151,3 +147,44 @@ def test_gradient_scaler_skips_what_overflows_and_trains_on():
     assert scales[0] < 2.0**40
     assert losses[-1] < losses[0]
     assert all(p.isfinite().all() for p in module.parameters())
+
+
+# The module's contract: dtypes and values that torch.nn's modules give, where they give any
+
+
+@both_cells
+@pytest.mark.parametrize("given_hx", [False, True], ids=["zeros", "hx"])
+def test_autocast_to_bfloat16(options, given_hx):
+    theirs, ours = build_pair(options, INPUT_SIZE, HIDDEN_SIZE, dtype=torch.float32)
+    x = torch.randn(5, 2, INPUT_SIZE, requires_grad=True)
+    hx = make_hx(ours, 2) if given_hx else None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, actual = tensors_of(theirs(x, hx)), tensors_of(ours(x, hx))
+    assert [t.dtype for t in actual] == [t.dtype for t in expected]
+    torch.testing.assert_close(actual, expected, rtol=0.02, atol=0.02)
+    sum(t.float().square().sum() for t in actual).backward()
+    assert x.grad.dtype == torch.float32
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in ours.parameters())
+
+
+@both_cells
+def test_autocast_lets_dtypes_differ(options):
+    theirs, ours = build_pair(options, INPUT_SIZE, HIDDEN_SIZE, dtype=torch.float32)
+    x = torch.randn(5, 2, INPUT_SIZE, dtype=torch.bfloat16)
+    for module in (theirs, ours):
+        with pytest.raises(ValueError, match="does not match weight dtype"):
+            module(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, actual = tensors_of(theirs(x)), tensors_of(ours(x))
+    torch.testing.assert_close(actual, expected, rtol=0.02, atol=0.02)
+
+
+@both_cells
+def test_autocast_to_float16_works_on_any_cpu(options):
+    """torch.nn.LSTM raises here where oneDNN has no float16 kernel for the processor."""
+    _, ours = build_pair(options, INPUT_SIZE, HIDDEN_SIZE, dtype=torch.float32)
+    x = torch.randn(5, 2, INPUT_SIZE)
+    with torch.autocast("cpu", dtype=torch.float16):
+        actual = tensors_of(ours(x))
+    assert all(t.dtype == torch.float16 for t in actual)
+    torch.testing.assert_close([t.float() for t in actual], tensors_of(ours(x)), rtol=0.01, atol=0.01)

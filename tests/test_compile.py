@@ -17,7 +17,6 @@ ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
-    torch.manual_seed(0)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

@@ -15,11 +15,6 @@ from lstmfast.convert import ConversionReport
 ROUNDING = {"rtol": 1e-10, "atol": 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 

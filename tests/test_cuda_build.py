@@ -1,16 +1,10 @@
 """How setup.py finds CUDA: with toolkits and packages made of empty files."""
 
-import sys
 import types
-from pathlib import Path
 
+import cuda_build
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import cuda_build  # noqa: E402
-from cuda_build import Unavailable  # noqa: E402
+from cuda_build import Unavailable
 
 NVCC = """#!/bin/sh
 case "$1" in

@@ -1,5 +1,5 @@
 """Second derivatives do their work once for the whole sequence: how, and that torch.nn's results come out, is here and
-in test_gradients.py; bench/derivatives.py times it beside torch.nn."""
+in test_higher_orders.py; `bench.py derivatives` times it beside torch.nn."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from cases import CELLS, Options, all_options, build, build_pair, make_hx, make_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lstmfast
-from lstmfast import autograd, ops, reference
+from lstmfast import autograd, ops, reference, second_order
 from lstmfast.derivatives import Walk
 from lstmfast.ops import CELLS as CELL_FACTS
 
@@ -17,7 +17,6 @@ reference_recurrent = reference.recurrent
 
 @pytest.fixture(autouse=True)
 def no_reference(monkeypatch):
-    torch.manual_seed(0)
     monkeypatch.setattr(reference, "recurrent", None)
 
 
@@ -25,8 +24,8 @@ def no_reference(monkeypatch):
 def way(request, monkeypatch):
     """The CPU's way, and that of every other device."""
     if request.param == "torch operations":
-        monkeypatch.setattr(autograd, "_CPU_HAS_WALKS", False)
-    elif not autograd._CPU_HAS_WALKS:
+        monkeypatch.setattr(second_order, "CPU_HAS_WALKS", False)
+    elif not second_order.CPU_HAS_WALKS:
         pytest.skip("a build whose CPU tensors go through the CUDA kernels")
     return request.param
 

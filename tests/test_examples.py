@@ -7,22 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import char_lm
+import comparison
+import corpus
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from comparison import LearningCurve
 from torch import nn
 
 import lstmfast
 from lstmfast.study.models.ngram import Ngram, bz2_bits_per_character
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import char_lm  # noqa: E402
-import comparison  # noqa: E402
-import corpus  # noqa: E402
-from comparison import LearningCurve  # noqa: E402
 
 
 def run_char_lm(*arguments):

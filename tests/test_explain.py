@@ -23,7 +23,7 @@ def test_cpu(cell, package):
 
 
 @pytest.mark.parametrize(
-    "steps, said", [(1, "read in place"), (40, "read in place in training, packed in inference"), (99, "packed")]
+    ("steps", "said"), [(1, "read in place"), (40, "read in place in training, packed in inference"), (99, "packed")]
 )
 def test_cpu_tells_how_weights_are_read(steps, said):
     assert lstmfast.explain(lstmfast.LSTM(8, 16), steps, batch=1).endswith(f"; weights {said}")
@@ -109,6 +109,8 @@ def test_tf32_setting_counts():
         ((nn.Linear(3, 4), 2, 2), "not Linear"),
         ((nn.LSTM(3, 4), 0, 2), "at least 1"),
         ((nn.LSTM(3, 4), 2, -1), "at least 1"),
+        ((nn.LSTM(3, 4), 2**40, 2**40), "product below 2"),
+        ((nn.LSTM(3, 4, dtype=torch.complex64), 2, 2), "float16, not complex64"),
     ],
 )
 def test_refusals(arguments, message):
@@ -127,8 +129,15 @@ def test_gpu_info():
 
 
 def test_unknown_gpu_is_refused():
-    with pytest.raises(ValueError, match="no GPU is described as 'Voodoo2'"):
+    with pytest.raises(ValueError, match="no GPU is described as 'Voodoo2': gpu must be one of A100, "):
         lstmfast.explain(nn.LSTM(3, 4), 2, 2, gpu="Voodoo2")
+    assert all(f'"{name}"' in lstmfast.explain.__doc__ for name in _C.gpu_names())
+
+
+@pytest.mark.parametrize("sizes", [(1.5, 2), (2, "2")])
+def test_sizes_are_integers(sizes):
+    with pytest.raises(TypeError, match="steps and batch must be integers"):
+        lstmfast.explain(nn.LSTM(3, 4), *sizes)
 
 
 @pytest.mark.skipif(lstmfast.build_info()["cuda"] is not None, reason="this build has CUDA kernels")

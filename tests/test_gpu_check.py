@@ -5,13 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+import gpu_check
 import pytest
+from gpu_check import Command, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import gpu_check  # noqa: E402
-from gpu_check import Command, Stage  # noqa: E402
 
 
 def python(code, limit=30.0, **environment):

@@ -2,14 +2,10 @@
 
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+import gpu_first
 
-import gpu_first  # noqa: E402
-
-from lstmfast import _C  # noqa: E402
+from lstmfast import _C
 
 PRETEND = """
 import json, sys, time

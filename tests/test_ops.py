@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves as leaves
 from torch.utils._pytree import tree_map_only
 
 import lstmfast
-from lstmfast import ops, reference
+from lstmfast import ops, reference, second_order
 
 CELLS = ("LSTM", "RNN_TANH", "RNN_RELU")
 
@@ -151,7 +151,30 @@ def test_unknown_cell_is_refused(name):
         ops.forward(name, *list(arguments().values())[1:])
 
 
+@pytest.mark.parametrize("fault", ["no layer", "no weights", "biases promised", "more layers than weights"])
+def test_fake_kernels_refuse_weights_that_they_cannot_read_sizes_from(fault):
+    a = {**arguments(), **FORWARD_FAULTS[fault]}
+    with pytest.raises(ValueError, match="weights must hold"):
+        ops.forward(*tree_map_only(torch.Tensor, lambda t: t.to("meta"), a).values())
+
+
+def test_tensors_on_the_meta_device_do_not_pass_for_data():
+    """One of them is enough for the fake kernels to be called, whose results are memory that nobody has written."""
+    stack = arguments(L=2, dropout=0.5, dropout_mask=torch.ones(1, 3, 2, 4, dtype=torch.bool, device="meta"))
+    with pytest.raises(RuntimeError, match="must be on the input's device cpu, got meta"):
+        ops.forward(*stack.values())
+    a = backward_arguments()
+    for name in ("grad_output", "grad_h_n", "grad_c_n", "output", "reserve"):
+        with pytest.raises(RuntimeError, match="must be on the input's device cpu, got meta"):
+            ops.backward(*{**a, name: a[name].to("meta")}.values())
+
+
 def test_error_names_argument_expectation_and_what_came():
+    with pytest.raises(ValueError, match=r"unknown cell 'GRU', expected one of LSTM, RNN_TANH, RNN_RELU"):
+        ops.forward("GRU", *list(arguments().values())[1:])
+    first = torch.zeros(1, 16, 5, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"weights\[0\] must be 2-D, got 3-D"):
+        call(weights=[first, *arguments()["weights"][1:]])
     weights = arguments()["weights"]
     weights[1] = torch.zeros(16, 5, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=r"weights\[1\] must have shape \[16, 4\], got \[16, 5\]"):
@@ -344,7 +367,7 @@ WALK_FAULTS = {
 }
 
 
-@pytest.mark.skipif(not lstmfast.autograd._CPU_HAS_WALKS, reason="this build has no walks")
+@pytest.mark.skipif(not second_order.CPU_HAS_WALKS, reason="this build has no walks")
 @pytest.mark.parametrize("fault", [None, *WALK_FAULTS])
 def test_walks_refuse(fault):
     a = arguments()

@@ -23,11 +23,6 @@ INPUT_SIZE, HIDDEN_SIZE = 3, 4
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def weights_for(cell, *, num_layers=1, num_directions=1, input_size=2, hidden_size=2, draw):
     gates = 4 if cell.startswith("LSTM") else 1
     weights = []

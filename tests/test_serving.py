@@ -15,11 +15,6 @@ import lstmfast
 OPTIONS = [Options(cell, 2) for cell in CELLS] + [Options("LSTM", 2, bias=False, projected=True)]
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 # ---- streams
 
 
@@ -154,12 +149,14 @@ def test_a_stream_that_is_busy_refuses_a_second_caller():
 
 def test_stream_refuses():
     module = build(lstmfast, Options("LSTM"), 5, 8)
-    with pytest.raises(TypeError, match=r"expected an lstmfast\.LSTM"):
+    with pytest.raises(TypeError, match=r"expected an lstmfast\.LSTM or lstmfast\.RNN, got torch\.nn\."):
         lstmfast.Stream(nn.LSTM(5, 8))
     with pytest.raises(ValueError, match="bidirectional"):
         lstmfast.Stream(build(lstmfast, Options("LSTM", bidirectional=True), 5, 8))
     with pytest.raises(ValueError, match="batch_size"):
         lstmfast.Stream(module, 0)
+    with pytest.raises(TypeError, match="batch_size must be an integer, got float"):
+        lstmfast.Stream(module, 2.0)
     stream = lstmfast.Stream(module, 2)
     with pytest.raises(RuntimeError, match="at least one step"):
         stream(torch.zeros(0, 2, 5))
@@ -168,6 +165,15 @@ def test_stream_refuses():
             stream(torch.zeros(size))
     with pytest.raises(RuntimeError, match="expected states"):
         stream.state = torch.zeros(1, 2, 8)
+    with pytest.raises(TypeError, match="states that are tensors, got NoneType"):
+        stream.state = (None, None)
+    with pytest.raises(RuntimeError, match=r"states of floating point, got torch\.complex64"):
+        stream.state = (torch.zeros(1, 2, 8, dtype=torch.complex64),) * 2
+    for which in ([True], [True] * 3, [1, 0], [[True], [False]]):
+        with pytest.raises(RuntimeError, match=r"which must be bool of the size \[2\]"):
+            stream.reset(torch.tensor(which))
+    with pytest.raises(TypeError, match="which must be a bool tensor or None, got list"):
+        stream.reset([True, False])
     with pytest.raises(ValueError, match="dtype"):
         stream(torch.zeros(2, 5, dtype=torch.float64))
 

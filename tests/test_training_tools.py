@@ -23,11 +23,6 @@ def x():
     return torch.randn(6, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 def loss_of(module, x):
     return sum(o.square().mean() for o in tensors_of(module(x)))
 

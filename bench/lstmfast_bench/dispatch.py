@@ -13,10 +13,10 @@ import lstmfast
 from lstmfast import autograd, ops
 
 from . import cuda, sides
-from .comparison import Effort
+from .comparison import Effort, record_of
 from .points import Point
-from .results import Record, fields_of
-from .timing import cpu_timer, interleave
+from .results import Record
+from .timing import cpu_timer
 
 Call = Callable[[], Any]  # returns the output, alone or first in a tuple
 
@@ -32,27 +32,9 @@ def measure(point: Point, effort: Effort, on_round: Callable[[], Any] = lambda: 
         calls = _calls(point, theirs.module, ours.module, ours.input)
         leaves = [theirs.leaves, theirs.leaves, *[ours.leaves] * (len(calls) - 2)]
         repeats = [_repeat(point, call, own, ours.grad) for call, own in zip(calls.values(), leaves, strict=True)]
-        samples = interleave(
-            repeats,
-            timer,
-            rounds=effort.pairs,
-            min_time=effort.min_time,
-            max_time=effort.max_time,
-            on_round=on_round,
-        )
+        samples = effort.samples(repeats, timer, on_round)
     return [
-        fields_of(replace(point, callee=callee))
-        | {
-            "ratio": samples.ratio(0, index).as_json(),
-            "theirs": samples.spread(0).as_json(),
-            "ours": samples.spread(index).as_json(),
-            "pairs": len(samples.times[0]),
-            "is_capped": samples.is_capped,
-            "calls_per_sample": {"theirs": samples.calls[0], "ours": samples.calls[index]},
-            "agreement": agreement.as_json(),
-            "gemm": None,
-            "reading": None,
-        }
+        record_of(replace(point, callee=callee), samples, index, agreement)
         for index, callee in enumerate(calls)
         if index > 0
     ]

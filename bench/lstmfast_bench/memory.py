@@ -54,6 +54,7 @@ def measure(point: Point, effort: Effort, on_pair: Callable[[], Any] = lambda: N
         "calls_per_sample": {"theirs": STEPS, "ours": STEPS},
         "agreement": agreement.as_json(),
         "gemm": None,
+        "gpu": None,
         "reading": None,
     }
 

@@ -11,6 +11,7 @@ CELLS = {"lstm": "LSTM", "rnn_tanh": "RNN_TANH", "rnn_relu": "RNN_RELU"}
 GATES = {"LSTM": 4, "RNN_TANH": 1, "RNN_RELU": 1}
 ITEM_SIZES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 MODES = ("inference", "training")
+DERIVATIVES = ("penalty", "per-sample")
 VARIANTS = ("plain", "packed", "proj", "lastloss")
 
 
@@ -47,7 +48,8 @@ class Shape:
 class Point:
     """One comparison: what runs (shape to threads), and whom it is compared with (peer).
 
-    mode: "inference", "training" (forward and backward) or "streaming" (inference, hx carried from call to call).
+    mode: "inference", "training" (forward and backward), "streaming" (inference, hx carried from call to call),
+        "penalty" (gradients of a gradient penalty) or "per-sample" (gradients of each sequence's own loss).
     flush_denormal: whether torch.set_flush_denormal(True) holds meanwhile; only the variant lastloss asks for it.
     callee: what of lstmfast is called: "module", or a lower layer of it where the cost of a call is taken apart; in
         streaming also "stream", lstmfast.Stream.
@@ -73,6 +75,11 @@ class Point:
         parts = [str(self.shape), self.cell, self.mode, f"{self.threads} thread{'s' * (self.threads > 1)}"]
         parts += [x for x in (self.dtype, self.variant, self.callee) if x not in ("float32", "plain", "module")]
         return " ".join([*parts, *["flush_denormal"] * self.flush_denormal])
+
+    @property
+    def is_of_calls(self) -> bool:
+        """Whether plain calls of the module, and their backward, are all that is timed: `flops` counts nothing else."""
+        return self.mode not in DERIVATIVES
 
     @property
     def proj_size(self) -> int:
@@ -155,6 +162,7 @@ MEMORY = _shapes(
     "100x32x256x256x1 100x64x512x512x1 50x64x1024x1024x1 512x32x64x64x2 250x128x40x64x1 35x20x650x650x2 "
     "128x64x96x512x3 1000x8x80x320x4+"
 )
+DERIVATIVE = _shapes("20x8x16x32x1 100x16x64x128x1 50x32x128x256x1 50x16x64x128x2+")
 LATENCY = _shapes("1x1x32x32x1 1x1x128x128x1 1x1x128x256x2 1x1x512x512x1 1x1x1024x1024x1 1x4x256x256x1 1x16x256x256x1")
 DISPATCH = _shapes("1x1x32x32x1")
 SCALING_BASE = Shape.parse("100x32x256x256x1")
@@ -188,6 +196,7 @@ PRESETS = {
     "memory": Preset(MEMORY, modes=("training",), pairs=3, metric="bytes"),
     "latency": Preset(LATENCY, modes=("streaming",), pairs=21),
     "dispatch": Preset(DISPATCH, pairs=31),
+    "derivatives": Preset(DERIVATIVE, modes=DERIVATIVES),
     # What is measured, and in which order: schedule.py.
     "gpu": Preset((), pairs=7, min_time=0.004, max_time=0.6, device="cuda"),
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from .results import Group, Record
 
-_COLUMNS = f"{'shape':22} {'cell':8} {'mode':9} {'thr':>3} {'theirs':>10} {'ours':>10}  {'ratio and quartiles':24}"
+_COLUMNS = f"{'shape':22} {'cell':8} {'mode':10} {'thr':>3} {'theirs':>10} {'ours':>10}  {'ratio and quartiles':24}"
 HEADER = f"{_COLUMNS} {'GFLOP/s':>8} {'of GEMM':>8} {'of reads':>8}"
 HEADER_GPU = f"{HEADER} {'of floor':>8} {'of model':>8} {'expected':>8}  cuDNN"
 
@@ -20,7 +20,7 @@ def line(record: Record) -> str:
     rate = f"{gemm['ours_flops_per_second'] / 1e9:8.1f} {gemm['ours_share']:8.0%}" if gemm else f"{'':8} {'':8}"
     share = f"{reading['ours_share']:8.0%}" if reading else ""
     return (
-        f"{record['shape']:22} {record['cell']:8} {record['mode']:9} {record['threads']:3} "
+        f"{record['shape']:22} {record['cell']:8} {record['mode']:10} {record['threads']:3} "
         f"{show(record['theirs']['median']):>10} {show(record['ours']['median']):>10}  {spread:24} {rate} {share:8}"
         f"{_gpu(record.get('gpu'))}{label(record)}"
     ).rstrip()

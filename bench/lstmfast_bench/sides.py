@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import lstmfast
@@ -37,9 +38,9 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True)
 class Agreement:
-    """Largest errors found, and the largest allowed; gradients is None where none is computed."""
+    """Largest errors found, and the largest allowed; None where nothing of the kind is computed."""
 
-    outputs: float
+    outputs: float | None
     gradients: float | None
     outputs_tolerance: float
     gradients_tolerance: float
@@ -111,25 +112,59 @@ class StreamSide(Side):
         return [output, *(state if isinstance(state, tuple) else (state,))]
 
 
+class DerivativeSide(Side):
+    """Gradients, by `results`, are all that is computed and compared."""
+
+    def repeat(self, calls: int) -> None:
+        for _ in range(calls):
+            self.results()
+
+
+class PenaltySide(DerivativeSide):
+    """A critic's gradient penalty: the gradient by the input, and the gradients of all weights by its norm."""
+
+    def results(self) -> tuple[list[Tensor], Sequence[Tensor]]:
+        x, *weights = self.leaves
+        (slope,) = torch.autograd.grad(_rows(self.module(self.input)[0]).sum(), x, create_graph=True)
+        loss = (slope.norm(dim=-1) - 1).square().mean()
+        return [], torch.autograd.grad(loss, weights)
+
+
+class PerSampleSide(DerivativeSide):
+    """The gradients of each sequence of the batch by itself. torch maps nn.LSTM as a loop over them."""
+
+    def results(self) -> tuple[list[Tensor], Sequence[Tensor]]:
+        def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(self.module, weights, (x,))[0].square().mean()
+
+        weights = {name: p.detach() for name, p in self.module.named_parameters()}
+        return [], list(vmap(grad(loss), in_dims=(None, 1))(weights, self.input).values())
+
+
 def build(point: Point, *, only: str | None = None) -> tuple[Side | None, Side | None]:
     """(the peer's side, ours) with the same weights and the same input; `only` "theirs" or "ours" builds just that one.
 
     Raises Unsupported if the peer does not offer what the point asks for."""
     peer = PEERS[point.peer]
     reason = peer.refusal(point)
+    if not point.is_of_calls and point.peer != "nn":
+        reason = "derivatives are compared with torch.nn's alone"
+    elif point.mode == "per-sample" and (point.cell != "LSTM" or point.variant != "plain"):
+        reason = "of torch.nn's layers torch.func.vmap takes LSTM alone, without projections or packed input"
     if reason is not None:
         raise Unsupported(reason)
     torch.manual_seed(0)
     template = module_of(nn, point)
     input = _input(point)
     shape = (point.shape.batch,) if point.variant == "lastloss" else _rows(input).shape[:-1]
+    side = {"penalty": PenaltySide, "per-sample": PerSampleSide}.get(point.mode, Side)
     grad = torch.randn((*shape, point.shape.directions * point.state_size)).to(point.device, _rows(input).dtype)
     ours = None
     if only != "theirs":
         ours = module_of(lstmfast, point)
         ours.load_state_dict(template.state_dict())
-        ours = (StreamSide if point.callee == "stream" else Side)(point, ours, input, grad)
-    theirs = Side(point, peer.wrap(template), input, grad) if only != "ours" else None
+        ours = (StreamSide if point.callee == "stream" else side)(point, ours, input, grad)
+    theirs = side(point, peer.wrap(template), input, grad) if only != "ours" else None
     return theirs, ours
 
 
@@ -149,7 +184,7 @@ def compare(theirs: Side, ours: Side) -> Agreement:
     allowed = tolerances(point)
     their_outputs, their_gradients = theirs.results()
     our_outputs, our_gradients = ours.results()
-    outputs = max(relative_error(a, b) for a, b in zip(our_outputs, their_outputs, strict=True))
+    outputs = max((relative_error(a, b) for a, b in zip(our_outputs, their_outputs, strict=True)), default=None)
     gradients = None
     if our_gradients:
         if not PEERS[point.peer].has_torch_weights:  # the input's alone
@@ -182,7 +217,7 @@ def conditions(point: Point):
 def _input(point: Point) -> Tensor | PackedSequence:
     shape = point.shape
     x = torch.randn(shape.steps, shape.batch, shape.input).to(point.device, getattr(torch, point.dtype))
-    learns = point.mode == "training"
+    learns = point.mode in ("training", "penalty")
     if point.variant != "packed":
         return x.requires_grad_(learns)
     packed = pack_padded_sequence(x, torch.tensor(point.lengths))

@@ -49,10 +49,10 @@ LF_INLINE void dot_products(Vec<C>* sums, const C* const (&a)[M], const S* const
   for (int64_t k = 0; k < whole; k += n) {
     Vec<C> x[M];
 #pragma GCC unroll 8
-    for (int r = 0; r < M; r++) x[r] = load(a[r] + k);
+    for (int r = 0; r < M; r++) x[r] = shared<lanes, M * lanes, M>(load(a[r] + k));
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; i++) {
-      const Vec<C> w = load_stored(row[i] + k);
+      const Vec<C> w = shared<M, M * lanes, M + 1>(load_stored(row[i] + k));
 #pragma GCC unroll 8
       for (int r = 0; r < M; r++) sum[r][i] += x[r] * w;
     }
@@ -124,7 +124,7 @@ LF_NOINLINE void multiply_add_rows(Tile<C, M>& acc, const PaneledRows<M, C>& a, 
 #pragma GCC unroll 4
         for (int j = 0; j < kTileCols; j++) {
           __builtin_prefetch(from[k + c + kAhead] + j * n);  // rows may lie pages apart
-          w[j] = at(from[k + c], j);
+          w[j] = shared<M, chains * M * kTileCols, kTileCols>(at(from[k + c], j));
         }
 #pragma GCC unroll 8
         for (int r = 0; r < M; r++) {
@@ -187,7 +187,7 @@ LF_INLINE void outer_tile(const OuterProduct<C, S>& p, const C* const (&factors)
       if constexpr (M > 1) __builtin_prefetch(next[i / kTileCols % M] + i % kTileCols * n, 1);
       Vec<C> pack[kTileCols];
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileCols; j++) pack[j] = load_pack(x + col, j);
+      for (int j = 0; j < kTileCols; j++) pack[j] = shared<M, M * kTileCols, kTileCols>(load_pack(x + col, j));
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++) {
         const Vec<C> factor = splat(factors[m][in_g]);

@@ -31,8 +31,8 @@ LF_INLINE void with_rows(int64_t rows, F&& f) {
 
 // Independent chains of sums per accumulator: few rows alone would leave the FMA units waiting for their own results.
 template <int M>
-constexpr int kChains = M == 1   ? 4
-                        : M == 2 ? 2
+constexpr int kChains = M == 1   ? kRegisters / 8
+                        : M == 2 ? kRegisters / 16
                                  : 1;
 
 template <class C, int M>
@@ -106,11 +106,15 @@ LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], cons
     for (; k + kMore < depth; k += kMore + 1, w += (kMore + 1) * kStep) {
 #pragma GCC unroll 4
       for (int j = 0; j < kTileCols; j++) {
+        Vec<C> b[chains];
+#pragma GCC unroll 4
+        for (int m = 0; m < chains; m++)
+          b[m] = shared<M, chains * M * kTileCols, chains>(load(w + m * kStep + j * kWidth));
 #pragma GCC unroll 8
         for (int r = 0; r < M; r++) {
-          acc[r][j] += a[r][k] * load(w + j * kWidth);
+          acc[r][j] += a[r][k] * b[0];
 #pragma GCC unroll 4
-          for (int m = 0; m < kMore; m++) more[m][r][j] += a[r][k + m + 1] * load(w + (m + 1) * kStep + j * kWidth);
+          for (int m = 0; m < kMore; m++) more[m][r][j] += a[r][k + m + 1] * b[m + 1];
         }
       }
     }
@@ -127,7 +131,7 @@ LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], cons
     __builtin_prefetch(ahead.line, 0, 2);
     Vec<C> b[kTileCols];
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileCols; j++) b[j] = load(w + j * kWidth);
+    for (int j = 0; j < kTileCols; j++) b[j] = shared<M, M * kTileCols, kTileCols>(load(w + j * kWidth));
 #pragma GCC unroll 8
     for (int r = 0; r < M; r++) {
       const Vec<C> x = splat(a[r][k]);
@@ -186,7 +190,7 @@ LF_NOINLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth,
     __builtin_prefetch(next_x + k * M);
     Vec<C> b[kTileCols];
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileCols; j++) b[j] = load(g + j * kWidth);
+    for (int j = 0; j < kTileCols; j++) b[j] = shared<M, M * kTileCols, kTileCols>(load(g + j * kWidth));
 #pragma GCC unroll 8
     for (int r = 0; r < M; r++) {
       const Vec<C> a = splat(x[r]);

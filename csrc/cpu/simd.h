@@ -33,6 +33,30 @@ using IntVec = typename Pack<C>::I;
 template <class C>
 constexpr int kLanes = LF_VECTOR_BYTES / sizeof(C);
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
+// v in a register, whatever comes: a load that two or three products share would else be folded into each of them, and
+// there are two loads to a cycle.
+template <class V>
+LF_INLINE V in_register(V v) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(v));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(v));
+#endif
+  return v;
+}
+// The same for one of `count` packs that products for `sums` accumulators share, if there are registers left for them.
+template <int users, int sums, int count, class V>
+LF_INLINE V shared(V v) {
+  if constexpr (users > 1 && sums + count < kRegisters) return in_register(v);
+  return v;
+}
+
 template <class C>
 LF_INLINE Vec<C> load(const C* p) {
   return *reinterpret_cast<const typename Pack<C>::Unaligned*>(p);

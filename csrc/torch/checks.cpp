@@ -69,11 +69,22 @@ std::vector<int64_t> check_batch_sizes(const at::Tensor& b, int64_t rows) {
   return offsets;
 }
 
+std::string cell_names() {
+  std::string names;
+  for (int i = 0; i < kCells; i++) names += (i > 0 ? ", " : "") + std::string(cell_info(i).name);
+  return names;
+}
+
 struct Named {
   const char* name;
   int64_t index;
 };
 std::ostream& operator<<(std::ostream& out, const Named& n) { return out << n.name << '[' << n.index << ']'; }
+
+void check_matrix(const at::Tensor& t, const Named& name) {
+  TORCH_CHECK_VALUE(t.defined(), "lstmfast: ", name, " is undefined");
+  TORCH_CHECK_VALUE(t.dim() == 2, "lstmfast: ", name, " must be 2-D, got ", t.dim(), "-D");
+}
 
 void check_tensor(const at::Tensor& t, const Named& name, const at::Tensor& input, at::IntArrayRef shape) {
   TORCH_CHECK_VALUE(t.defined(), "lstmfast: ", name, " is undefined");
@@ -111,7 +122,7 @@ void check_like(const at::Tensor& t, const char* name, const at::Tensor& input, 
 Problem check(const Arguments& a, ReserveWidth reserve_width) {
   Problem p;
   p.cell = find_cell(a.cell);
-  TORCH_CHECK_VALUE(p.cell >= 0, "lstmfast: unknown cell '", a.cell, "'");
+  TORCH_CHECK_VALUE(p.cell >= 0, "lstmfast: unknown cell '", a.cell, "', expected one of ", cell_names());
   const CellInfo& cell = cell_info(p.cell);
 
   check_plain(a.input, "input");
@@ -154,13 +165,13 @@ Problem check(const Arguments& a, ReserveWidth reserve_width) {
   TORCH_CHECK_VALUE(!projects || cell.states > 1, "lstmfast: a projection needs a cell with a private state, not ",
                     cell.name);
 
-  TORCH_CHECK_VALUE(a.weights[0].defined() && a.weights[0].dim() == 2, "lstmfast: weights[0] must be 2-D");
+  check_matrix(a.weights[0], {"weights", 0});
   TORCH_CHECK(a.weights[0].size(0) > 0 && a.weights[0].size(0) % cell.gates == 0, "lstmfast: weights[0] must have ",
               cell.gates, " * hidden_size rows, got ", a.weights[0].size(0));
   p.shape.hidden = a.weights[0].size(0) / cell.gates;
   if (projects) {
     const at::Tensor& w_hr = a.weights[per_run - 1];
-    TORCH_CHECK_VALUE(w_hr.defined() && w_hr.dim() == 2, "lstmfast: weights[", per_run - 1, "] (w_hr) must be 2-D");
+    check_matrix(w_hr, {"weights", per_run - 1});
     p.shape.projection = w_hr.size(0);
     TORCH_CHECK(p.shape.projection > 0, "lstmfast: weights[", per_run - 1, "] (w_hr) must have at least one row");
   }

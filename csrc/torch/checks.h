@@ -16,7 +16,7 @@ struct Arguments {
   const std::optional<at::Tensor>& batch_sizes;   // [T] int64 on the CPU when packed
   at::TensorList hx;                              // empty, or h0 [L*D, N, O] and the private states [L*D, N, H]
   at::TensorList weights;                         // per layer and direction: w_ih, w_hh, [b_ih, b_hh], [w_hr]
-  const std::optional<at::Tensor>& dropout_mask;  // bool [L-1, *output.shape]
+  const std::optional<at::Tensor>& dropout_mask;  // bool [L-1, *output.shape]; nullopt: nothing is dropped
   bool has_biases;
   int64_t num_layers;
   bool bidirectional;

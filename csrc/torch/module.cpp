@@ -225,7 +225,9 @@ std::optional<std::vector<bool>> asked_for() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Introspection of lstmfast's kernels. Importing it registers torch.ops.lstmfast.";
-  m.def("build_info", &build_info);
+  m.def("build_info", &build_info,
+        "What this build is: a dict of version, compiler, torch, cuda (None without), cuda_architectures, "
+        "cpu_isa_compiled, cpu_isa_supported by this machine, and cpu_isa, the level that kernels run at.");
   m.def("cells", &cells);
   m.def("isa_levels", &isa_levels);
   m.def("isa", [] { return std::string(cpu::isa_name(cpu::isa())); });

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import CELLS, Options, all_options, make_packed, run_reference, tensors_of
-from test_gradients import PACKED, Call
+from recurrent_calls import PACKED, Call
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 

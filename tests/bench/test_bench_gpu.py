@@ -3,24 +3,18 @@
 The CPU stands in for the device, and a clock that is moved by hand for time.
 """
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import plot
 import pytest
+import table
 import torch
+from lstmfast_bench import comparison, cudnn, expected, gpu, points, report, results, roofline, schedule, sides
+from lstmfast_bench.peers import PEERS
+from lstmfast_bench.points import Point, Shape
 from torch import nn
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
-sys.path.insert(0, str(BENCH))
-
-import plot  # noqa: E402
-import table  # noqa: E402
-from lstmfast_bench import comparison, cudnn, expected, gpu, points, report, results, roofline, schedule, sides  # noqa: E402
-from lstmfast_bench.peers import PEERS  # noqa: E402
-from lstmfast_bench.points import Point, Shape  # noqa: E402
-
-import bench  # noqa: E402
+import bench
 
 H200 = gpu.Gpu("NVIDIA H200", 132, 0, "H200")
 PEAKS = roofline.PEAKS[H200.name]

@@ -1,18 +1,15 @@
 """bench/costs.py and bench/candidates.py: what they make of measurements, with figures and calls that need no GPU."""
 
 import json
-import sys
 from pathlib import Path
 
+import candidates
+import costs
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
+from lstmfast import _C
 
-import candidates  # noqa: E402
-import costs  # noqa: E402
-
-from lstmfast import _C  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 MEGAHERTZ = 2000.0
 BARRIER, MMA, LATENCY, FLAG, CLUSTER = 30.0, 6.0, 32.0, 1400.0, 350.0  # cycles
