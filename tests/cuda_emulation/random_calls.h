@@ -33,7 +33,7 @@ struct RandomCall {
     p.input = pick({1, 3, 8, 17});
     p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 20, 33, 33});
     if (draw.deep) p.hidden = size_of(p.dtype) == 2 ? pick({136, 264, 270}) : pick({72, 136, 264, 264});
-    if (draw.deep) p.batch = pick({1, 8, 17, 33, 47});
+    if (draw.deep) p.batch = pick({1, 8, 17, 33}), p.steps = pick({1, 2, 3});
     if (draw.projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
     if (p.projection >= p.hidden) p.projection = 0;
     p.reverse = chance(2);
