@@ -77,6 +77,8 @@ def sweep(point: Point, gpu: int | str, timer: Timer, effort: dict[str, Any], de
             try:
                 with chosen(**{"backward" if backward else "forward": choice}):
                     results = ours.results()
+                if point.device == "cuda":
+                    cuda.check_regime()
                 pairs = zip([*results[0], *results[1]], expected, strict=True)
                 worst = max(sides.relative_error(a, b) for a, b in pairs)
             except RuntimeError as reason:

@@ -1,8 +1,8 @@
 """Measures what the planner's model of time counts with: python bench/costs.py --out build/costs.json
 
-Compiles bench/costs for the GPU that is there (nvcc in PATH, or in CUDA_HOME/bin), runs it, and prints the constants of
-csrc/cuda/costs.h that follow. docs/cuda.md says what to do with them. With --from FILE.json it computes them anew from
-what an earlier run has written. Exits with 2 if there is no nvcc or no GPU.
+Compiles bench/costs for the GPU that is there (with the nvcc that builds the extension), runs it, and prints the
+constants of csrc/cuda/costs.h that follow. docs/cuda.md says what to do with them. With --from FILE.json it computes
+them anew from what an earlier run has written. Exits with 2 if there is no nvcc or no GPU.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from cuda_build import Unavailable, find_nvcc  # noqa: E402
+
 SOURCE = ROOT / "bench" / "costs" / "main.cu"
 
 Round = dict[str, Any]
@@ -28,20 +30,13 @@ THREADS = 256  # of the kernels that exchange
 BARRIERS_THROUGH_L2, BARRIERS_THROUGH_CLUSTER = 4, 1  # of the block, a round: rounds.cuh
 
 
-class Unavailable(Exception):
-    """What is needed is not there."""
-
-
 def measure() -> dict[str, Any]:
     """What the program prints."""
-    home = os.environ.get("CUDA_HOME")
-    nvcc = shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
-    if nvcc is None:
-        raise Unavailable("no nvcc in PATH or CUDA_HOME")
+    nvcc = find_nvcc(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "costs"
-        command = [nvcc, "-std=c++17", "-O3", "-arch=native", f"-I{ROOT / 'csrc'}", str(SOURCE), "-o", str(program)]
-        for arguments in (command, [str(program)]):
+        flags = ["-std=c++17", "-O3", "-arch=native", f"-I{ROOT / 'csrc'}"]
+        for arguments in ([str(nvcc), *flags, str(SOURCE), "-o", str(program)], [str(program)]):
             done = subprocess.run(arguments, capture_output=True, text=True)
             if done.returncode:
                 raise Unavailable(f"{Path(arguments[0]).name}: {(done.stderr + done.stdout).strip()[-2000:]}")

@@ -63,6 +63,6 @@ def test_every_regime_has_a_size_on_a_gpu_with_clusters():
         for choice, is_backward in ((forward, False), (backward, True)):
             sizes = (gpu_first.STEPS, gpu_first.BATCH, gpu_first.INPUT, hidden, 0)
             tf32 = case.precision != "highest"
-            plan = _C.cuda_plan("LSTM", case.dtype, *sizes, 1, 1, is_backward, tf32, "H200", choice)
+            plan = _C.cuda_plan("LSTM", case.dtype, *sizes, 1, case.layers, is_backward, tf32, "H200", choice)
             assert plan["regime"] == case.regime
     assert gpu_first.plans(gpu_first.Case("cluster", "bfloat16", "highest"), "A100") is None

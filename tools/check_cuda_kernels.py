@@ -1,7 +1,8 @@
 """Compiles the CUDA kernels for every architecture with nvcc alone, and keeps an eye on registers and spills.
 
-Warnings are errors. No persistent kernel may spill, since it would touch local memory in every step, and none may need
-more registers than the committed table (tools/cuda_registers.txt) says for its architecture.
+Warnings are errors. No persistent kernel may spill or have a stack, since it would touch local memory in every step;
+none may need more registers than the committed table (tools/cuda_registers.txt) says for its architecture; and none may
+read global memory in a way that need not see what other multiprocessors have written.
 
     python tools/check_cuda_kernels.py             all units for sm_90, a few of them for the other architectures
     python tools/check_cuda_kernels.py --all       all units for all architectures
@@ -30,8 +31,11 @@ FULL = "90"
 REPRESENTATIVE = ["shared", "steps_bf16", "forward_bf16", "backward_tf32"]
 FLAGS = ["-std=c++17", "-O3", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror", "-Xptxas", "-v"]
 
+# Of what blocks exchange: loads that may come from a cache that nobody tells of writes.
+STALE = ("ld.global.nc", "cp.async.ca")
+
 PROPERTIES = re.compile(
-    r"Function properties for (\S+)\n\s+\d+ bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
+    r"Function properties for (\S+)\n\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
     r"ptxas info\s+: Used (\d+) registers"
 )
 
@@ -53,17 +57,25 @@ def short_name(mangled: str) -> str | None:
     return f"{direction[1].lower()} {cell} {rows * depth * 4} {exchange}"
 
 
-def compile_unit(nvcc: str, unit: str, arch: str, folder: Path) -> tuple[str, float]:
-    """ptxas's report, and seconds."""
+def compile_unit(nvcc: str, unit: str, arch: str, folder: Path) -> tuple[str, list[str], float]:
+    """ptxas's report, which of STALE the kernels have, and seconds."""
     began = time.monotonic()
     # The last architecture also as PTX, for GPUs to come.
     code = f"arch=compute_{arch},code=[sm_{arch},compute_{arch}]" if arch == ARCHITECTURES[-1] else None
     target = ["-gencode", code] if code else ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-    command = [nvcc, *FLAGS, *target, "-c", str(UNITS / f"{unit}.cu"), "-o", str(folder / f"{unit}.{arch}.o")]
+    kept = folder / f"{unit}.{arch}"
+    kept.mkdir()
+    command = [nvcc, *FLAGS, *target, "--keep", "--keep-dir", str(kept)]
+    command += ["-c", str(UNITS / f"{unit}.cu"), "-o", str(folder / f"{unit}.{arch}.o")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{unit}.cu does not compile for sm_{arch}:\n{done.stdout}{done.stderr}")
-    return done.stderr + done.stdout, time.monotonic() - began
+    texts = [path.read_text() for path in kept.glob("*.ptx")]
+    if not texts:
+        raise SystemExit(f"{nvcc} has kept no PTX of {unit}.cu")
+    stale = [word for word in STALE if any(word in text for text in texts)]
+    shutil.rmtree(kept)
+    return done.stderr + done.stdout, stale, time.monotonic() - began
 
 
 def read_table() -> dict[str, int]:
@@ -89,9 +101,11 @@ def main() -> int:
     table, seen, problems = read_table(), {}, []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         reports = pool.map(lambda job: compile_unit(nvcc, *job, Path(folder)), todo)
-        for (unit, arch), (report, seconds) in zip(todo, reports, strict=True):
+        for (unit, arch), (report, stale, seconds) in zip(todo, reports, strict=True):
             print(f"sm_{arch:4} {unit:14} {seconds:5.1f} s", flush=True)
-            for mangled, stores, loads, registers in PROPERTIES.findall(report):
+            if unit.startswith(("forward", "backward")):
+                problems += [f"sm_{arch} {unit} has {word}" for word in stale]
+            for mangled, stack, stores, loads, registers in PROPERTIES.findall(report):
                 name = short_name(mangled)
                 if name is None:
                     continue
@@ -99,6 +113,8 @@ def main() -> int:
                 seen[key] = int(registers)
                 if int(stores) or int(loads):
                     problems.append(f"{key} spills {stores} bytes")
+                elif int(stack):
+                    problems.append(f"{key} has a stack of {stack} bytes")
                 if not args.update and key not in table:
                     problems.append(f"{key} is not in the table")
                 elif not args.update and int(registers) > table[key]:

@@ -2,10 +2,10 @@
 
     python tools/gpu_first.py --out build/first.json
 
-One layer, forward and then with backward, in every regime of the planner and every kind of product, beside
-torch.nn.LSTM on the same device. The cases run in a process of their own, and one that hangs or crashes costs itself
-only: the process is ended and another goes on behind it. Prints a line for each case as it ends, and exits with 1 if
-any failed.
+One layer, or two as a stack, forward and then with backward, in every regime of the planner and every kind of product,
+beside torch.nn.LSTM on the same device. The cases run in a process of their own, and one that hangs or crashes costs
+itself only: the process is ended and another goes on behind it. Prints a line for each case as it ends, and exits with
+1 if any failed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ START, CASE = 60.0, 15.0  # seconds that a process may take to begin, and a case
 
 KINDS = (("bfloat16", "highest"), ("float16", "highest"), ("float32", "high"), ("float32", "highest"))
 # Hidden sizes to look for a regime at: where one would use it first.
-SIZES = {"general": (100,), "one SM": (64, 32), "cluster": (256, 128, 64, 32), "whole GPU": (512, 256, 128, 64)}
+SIZES = {
+    "general": (100,),
+    "one SM": (64, 32),
+    "cluster": (256, 128, 64, 32),
+    "whole GPU": (512, 256, 128, 64),
+    "stack": (256, 128),  # and where the planner prefers it: else layers go one by one
+}
 STEPS, BATCH, INPUT = 12, 20, 40
 
 
@@ -40,6 +46,10 @@ class Case:
     regime: str
     dtype: str
     precision: str
+
+    @property
+    def layers(self) -> int:
+        return 2 if self.regime == "stack" else 1
 
     def __str__(self) -> str:
         kind = self.dtype if self.precision == "highest" else "TF32"
@@ -122,8 +132,11 @@ def plans(case: Case, gpu: int | str) -> tuple[int, int, int] | None:
     def find(hidden: int, backward: bool) -> int | None:
         def plan(choice: int) -> dict[str, Any]:
             sizes = (STEPS, BATCH, INPUT, hidden, 0)
-            return _C.cuda_plan("LSTM", case.dtype, *sizes, 1, 1, backward, case.precision != "highest", gpu, choice)
+            tf32 = case.precision != "highest"
+            return _C.cuda_plan("LSTM", case.dtype, *sizes, 1, case.layers, backward, tf32, gpu, choice)
 
+        if case.regime == "stack" and plan(-1)["regime"] != "stack":
+            return None
         fitting = [i for i in range(plan(-1)["candidates"]) if plan(i)["regime"] == case.regime]
         return min(fitting, key=lambda i: plan(i)["microseconds"], default=None)
 
@@ -139,7 +152,8 @@ def plans(case: Case, gpu: int | str) -> tuple[int, int, int] | None:
 def work(numbers: Sequence[int], device: str, gpu: int | str) -> None:
     """The process that runs the cases."""
     sys.path.insert(0, str(ROOT / "bench"))
-    from lstmfast_bench import sides
+    import torch
+    from lstmfast_bench import cuda, sides
     from lstmfast_bench.points import Point, Shape
 
     from lstmfast import _C
@@ -147,6 +161,8 @@ def work(numbers: Sequence[int], device: str, gpu: int | str) -> None:
     def say(**what) -> None:
         print(json.dumps(what), flush=True)
 
+    # The libraries are loaded at their first call, from a disk that may be slow: no case is to wait for that.
+    torch.nn.LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
     for number in numbers:
         case = CASES[number]
         say(begin=number)
@@ -158,12 +174,14 @@ def work(numbers: Sequence[int], device: str, gpu: int | str) -> None:
         passed: dict[str, float] = {}
         result = "ok"
         for mode in ("inference", "training"):
-            shape = Shape(STEPS, BATCH, INPUT, hidden, 1)
+            shape = Shape(STEPS, BATCH, INPUT, hidden, case.layers)
             point = Point(shape, mode=mode, dtype=case.dtype, precision=case.precision, device=device)
             try:
                 _C.choose_cuda_plans(*choices)
                 with sides.conditions(point):
                     agreement = sides.compare(*sides.build(point))
+                if device == "cuda":
+                    cuda.check_regime()
             except (RuntimeError, sides.Mismatch) as error:
                 result = f"{mode}: {type(error).__name__}: {error}".splitlines()[0]
                 break

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from lstmfast import _C
+
 from .timing import Repeat
 
 _OVER_L2 = 2  # times its size
@@ -40,6 +42,13 @@ class ColdTimer:
             end.record()
         torch.cuda.synchronize()
         return sum(begin.elapsed_time(end) for begin, end in pairs) / 1000 / calls
+
+
+def check_regime() -> None:
+    """Raises RuntimeError if the driver has refused a launch whose blocks must run at once: since then the general path
+    does the work of every plan, and a result or a time says nothing of the plan."""
+    if not _C.gpu_info(torch.cuda.current_device())["persistent"]:
+        raise RuntimeError("the driver has refused a launch, and the general path ran instead")
 
 
 def describe() -> dict[str, Any]:

@@ -34,7 +34,8 @@ class Forward {
         output_(p.shape.output()),
         panels_(P::count(hidden_)),
         out_panels_(ceil_div(output_, kPanel<C>)),
-        keep_(p.reserve != nullptr) {
+        keep_(p.reserve != nullptr),
+        fuse_input_(plan.fuse_input && steps_.use_h(p.h0)) {
     Arena arena(p.workspace);
     const int64_t batch = steps_.batch(), block_rows = plan.forward_steps * batch;
     const bool projects = p.shape.projection > 0;
@@ -52,7 +53,7 @@ class Forward {
     x_stride_ = product.row_stride(input_);
     x_block_ = arena.take<E>(block_rows * x_stride_, Product::kRounds || !storage.is_compute);
     y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute);
-    C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_ && !plan.fuse_input);
+    C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_ && !fuse_input_);
     cell_out_ = arena.take<C>(batch * hidden_, projects && !keep_ && !Product::kRounds);
     if constexpr (Product::kRounds) {
       m_stride_ = product.row_stride(hidden_);
@@ -83,7 +84,7 @@ class Forward {
           import_x(team, block);
           if (!by_batch()) team.meet();
         }
-        if (!plan_.fuse_input) project(team, block, panels);
+        if (!fuse_input_) project(team, block, panels);
         for_each_step(block, steps_.reverse(), [&](int64_t t) {
           step(team, block, t, panels);
           if (!by_batch()) team.meet();
@@ -254,7 +255,7 @@ class Forward {
     const auto panel_at = [&](int64_t i) { return (t & 1) ? panels.end - 1 - i : panels.begin + i; };
     for (int64_t i = 0; i < count; i++) {
       const int64_t panel = panel_at(i), following = i + 1 < count ? panel_at(i + 1) : -1;
-      if (plan_.fuse_input) {
+      if (fuse_input_) {
         for_tiles(mine, active, [&](auto height, int64_t n, int64_t) { fused_step_tile(height, block, t, panel, n); });
         continue;
       }
@@ -305,7 +306,7 @@ class Forward {
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
     // One chain for x whatever the height, as in project().
     product_.template multiply_whole<true>(acc, height, x, w_ih_, panel, input_);
-    if (!starts_from_zeros(t)) product_.template multiply_whole<false>(acc, height, h, w_hh_, panel, output_);
+    product_.template multiply_whole<false>(acc, height, h, w_hh_, panel, output_);
     run_cell(height, block, t, panel, n, acc);
   }
   template <class Height>
@@ -410,7 +411,7 @@ class Forward {
   const Product product_;
   const Steps steps_;
   const int64_t input_, hidden_, output_, panels_, out_panels_;
-  const bool keep_;
+  const bool keep_, fuse_input_;
   Weights w_ih_, w_hh_, w_hr_;
   C* bias_;                        // [panel][kPanel]
   E* h_[2];                        // [N][h_stride]: before and after the step, by the step's parity

@@ -125,7 +125,7 @@ LF_DEVICE void wait_acquire(const uint32_t* flag, uint32_t value) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(flag) : "memory");
     if (static_cast<int32_t>(seen - value) >= 0) return;
 #ifdef LSTMFAST_DEBUG_SPINS
-    if (++spins > 100000000) __trap();
+    if (++spins > 10000000) __trap();  // some seconds, where a step takes microseconds
 #endif
   }
 }

@@ -30,10 +30,12 @@ void check(const cuda::Result& result) {
   TORCH_INTERNAL_ASSERT(false, "lstmfast: kernel status ", static_cast<int>(result.status));
 }
 
-// A launch that the driver cannot place: blocks that must run at once do not fit into what the process has of the GPU.
+// A launch that the driver cannot place: blocks that must run at once, all or those of a cluster, do not fit into what
+// the process has of the GPU.
 bool is_refusal(const cuda::Result& result) {
   return result.status == Status::kLaunchFailed &&
-         (result.code == cudaErrorCooperativeLaunchTooLarge || result.code == cudaErrorLaunchOutOfResources);
+         (result.code == cudaErrorCooperativeLaunchTooLarge || result.code == cudaErrorLaunchOutOfResources ||
+          result.code == cudaErrorInvalidClusterSize);
 }
 
 cuda::Context context_of(const CudaDevice& device, const at::Tensor& like, std::optional<Float32Precision> precision) {

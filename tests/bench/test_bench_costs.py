@@ -1,11 +1,13 @@
 """bench/costs.py and bench/candidates.py: what they make of measurements, with figures and calls that need no GPU."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import candidates
 import costs
 import pytest
+from lstmfast_bench import cuda
 
 from lstmfast import _C
 
@@ -73,9 +75,9 @@ def test_constants_of_an_earlier_run(tmp_path, capsys):
 
 
 def test_without_nvcc(monkeypatch, capsys):
-    monkeypatch.setattr(costs.shutil, "which", lambda *a, **k: None)
+    monkeypatch.setenv("CUDA_HOME", "/nowhere")
     assert costs.main([]) == 2
-    assert "no nvcc" in capsys.readouterr().err
+    assert "there is no bin/nvcc" in capsys.readouterr().err
 
 
 # Candidates, planned for an H200 and run by the CPU, which has no choice
@@ -131,6 +133,14 @@ def test_wrong_candidates_are_told(tmp_path, monkeypatch, capsys):
     assert "differs by 5.00e-01" in errors[0]
     assert "persistent_forward failed" in errors[1]
     assert capsys.readouterr().out.count("WRONG") == 2
+
+
+def test_refused_launches_are_told(monkeypatch):
+    monkeypatch.setattr(cuda.torch.cuda, "current_device", lambda: 0)
+    for works in (True, False):
+        monkeypatch.setattr(cuda._C, "gpu_info", lambda gpu, works=works: {"persistent": works})
+        with contextlib.nullcontext() if works else pytest.raises(RuntimeError, match="refused a launch"):
+            cuda.check_regime()
 
 
 def test_stacks_are_refused(capsys):

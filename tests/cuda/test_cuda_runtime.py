@@ -9,22 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CELLS, Options, build, make_hx, make_packed, states_of, tensors_of
+from setups import DTYPES, SETUPS
 from test_readme import examples_of
 from torch import nn
 
 import lstmfast
 from lstmfast import _C
 
-# Options and sizes (H, B) that together meet every regime of the plans, on a large GPU.
-SETUPS = [
-    (Options("LSTM"), 64, 16),
-    (Options("LSTM"), 256, 40),
-    (Options("LSTM"), 1024, 8),
-    (Options("LSTM", 2, bidirectional=True, projected=True), 48, 5),
-    (Options("RNN_TANH", 2, bidirectional=True), 128, 33),
-    (Options("RNN_RELU"), 512, 16),
-]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 ROOT = Path(__file__).resolve().parents[2]
 
 

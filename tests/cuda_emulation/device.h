@@ -18,11 +18,7 @@ inline unsigned block_index() { return emulation::self().block->index; }
 inline unsigned block_count() { return emulation::machine().blocks; }
 inline unsigned thread_count() { return emulation::machine().threads; }
 inline void sync_block() { emulation::sync_block(); }
-inline void sync_warp() {
-  emulation::warp_operation<int, int>("warp barrier", 0, [](const auto&, const auto& out) {
-    for (int lane = 0; lane < emulation::kWarp; lane++) out(lane, 0);
-  });
-}
+inline void sync_warp() { emulation::sync_warp(); }
 
 template <class T>
 T shuffle_xor(T v, int mask) {
@@ -127,19 +123,19 @@ inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 // each.
 inline void load_matrices(uint32_t (&r)[4], const void* row) {
   struct Words {
-    uint32_t r[4];
+    uint32_t at[4];
   };
   if (reinterpret_cast<uintptr_t>(row) % 16) emulation::fail("misaligned row of a matrix");
-  const auto words =
-      emulation::warp_operation<const void*, Words>("ldmatrix", row, [](const auto& in, const auto& out) {
-        for (int lane = 0; lane < 32; lane++) {
-          Words w;
-          for (int m = 0; m < 4; m++)
-            std::memcpy(&w.r[m], static_cast<const unsigned char*>(in(m * 8 + lane / 4)) + lane % 4 * 4, 4);
-          out(lane, w);
-        }
-      });
-  std::memcpy(r, words.r, sizeof r);
+  Words mine;
+  std::memcpy(&mine, row, sizeof mine);
+  const auto words = emulation::warp_operation<Words, Words>("ldmatrix", mine, [](const auto& in, const auto& out) {
+    for (int lane = 0; lane < 32; lane++) {
+      Words w;
+      for (int m = 0; m < 4; m++) w.at[m] = in(m * 8 + lane / 4).at[lane % 4];
+      out(lane, w);
+    }
+  });
+  std::memcpy(r, words.at, sizeof r);
 }
 
 // ---- between blocks
@@ -149,11 +145,11 @@ template <int keep>
 void wait_copies() {
   emulation::wait_copies(keep);
 }
-inline void add_release(uint32_t* flag, uint32_t value) { *flag += value; }
-inline void wait_acquire(const uint32_t* flag, uint32_t value) { emulation::wait("flag", flag, value, true); }
+inline void add_release(uint32_t* flag, uint32_t value) { emulation::add_release(flag, value); }
+inline void wait_acquire(const uint32_t* flag, uint32_t value) { emulation::wait_acquire(flag, value); }
 
 inline unsigned cluster_rank() { return emulation::self().block->cluster_rank; }
-inline void cluster_sync() { emulation::cluster_wait(emulation::cluster_arrive()); }
+inline void cluster_sync() { emulation::sync_cluster(); }
 struct alignas(16) Words {
   uint32_t at[4];
 };

@@ -3,7 +3,8 @@
 // random, from a seed, and now and then holds a warp or a whole block back for long; a deadlock, a diverged warp, or a
 // block that touches the shared memory of another that has left is reported by block, thread and place.
 //
-// It is sequentially consistent, so a missing fence does not show; nor do bank conflicts, register limits, occupancy.
+// It is sequentially consistent: a missing fence shows only where order.h watches. Bank conflicts, register limits and
+// occupancy never do.
 #pragma once
 #include <sys/mman.h>
 #if !defined(__x86_64__)
@@ -22,6 +23,8 @@
 #include <utility>
 #include <vector>
 
+#include "order.h"
+
 namespace emulation {
 
 struct Options {
@@ -39,6 +42,7 @@ inline Options& options() {
 #if defined(__x86_64__)
 struct Fiber {
   void* sp = nullptr;
+  order::Fiber watched = {};
 };
 extern "C" void lstmfast_switch_fiber(void** save, void* load);
 #ifdef LSTMFAST_EMULATION_MAIN
@@ -73,10 +77,14 @@ inline void make_fiber(Fiber& f, char* stack, size_t n, void (*entry)()) {
   std::memset(top, 0, 6 * sizeof(void*));
   f.sp = top;
 }
-inline void switch_fiber(Fiber& from, Fiber& to) { lstmfast_switch_fiber(&from.sp, to.sp); }
+LSTMFAST_NOT_WATCHED inline void switch_fiber(Fiber& from, Fiber& to) {
+  order::switch_over(from.watched, to.watched);
+  lstmfast_switch_fiber(&from.sp, to.sp);
+}
 #else
 struct Fiber {
   ucontext_t context;
+  order::Fiber watched = {};
 };
 inline void make_fiber(Fiber& f, char* stack, size_t n, void (*entry)()) {
   getcontext(&f.context);
@@ -85,11 +93,19 @@ inline void make_fiber(Fiber& f, char* stack, size_t n, void (*entry)()) {
   f.context.uc_link = nullptr;
   makecontext(&f.context, entry, 0);
 }
-inline void switch_fiber(Fiber& from, Fiber& to) { swapcontext(&from.context, &to.context); }
+LSTMFAST_NOT_WATCHED inline void switch_fiber(Fiber& from, Fiber& to) {
+  order::switch_over(from.watched, to.watched);
+  swapcontext(&from.context, &to.context);
+}
 #endif
 
 // ---- the machine's state
 constexpr int kWarp = 32, kOperandBytes = 64;
+
+// Where threads that meet hand on what they know of each other's writes, for even and odd meetings.
+struct Meeting {
+  uint64_t place[2];
+};
 
 struct Warp {
   alignas(16) unsigned char in[2][kWarp][kOperandBytes];
@@ -97,9 +113,11 @@ struct Warp {
   uint32_t arrived = 0, generation = 0, live = 0;
   uint64_t held_until = 0;
   const char* operation = nullptr;
+  Meeting meeting;
 };
 struct Barrier {
   uint32_t arrived = 0, generation = 0;
+  Meeting meeting;
 };
 struct AsyncCopy {
   void* to;
@@ -137,6 +155,7 @@ struct Machine {
   unsigned blocks = 1, threads = 1, cluster = 1;
   size_t shared_bytes = 0;
   const std::function<void()>* body = nullptr;
+  bool watched = false;     // by order.h: only kernels whose threads have something to do with each other
   bool late_copies = true;  // asynchronous copies land when they are waited for, else when they are issued
   std::string error;
 };
@@ -144,11 +163,15 @@ inline Machine& machine() {
   static Machine m;
   return m;
 }
-inline Thread& self() { return *machine().current; }
+inline Thread& self() {
+  const order::Unseen unseen;
+  return *machine().current;
+}
 inline std::string name(const Thread& t) {
   return "block " + std::to_string(t.block->index) + " thread " + std::to_string(t.index);
 }
 [[noreturn]] inline void fail(const std::string& what) {  // leaves the fiber for good
+  const order::Unseen unseen;
   machine().error = name(self()) + ": " + what;
   self().done = true;
   switch_fiber(self().fiber, machine().scheduler);
@@ -162,6 +185,7 @@ inline bool blocked(const Thread& t) {
   return t.wait_while_less ? static_cast<int32_t>(x - t.wait_value) < 0 : x == t.wait_value;
 }
 inline void wait(const char* where, const volatile uint32_t* p, uint32_t value, bool while_less) {
+  const order::Unseen unseen;
   Thread& t = self();
   t.waits_for = p, t.wait_value = value, t.wait_while_less = while_less, t.where = where;
   while (blocked(t)) switch_fiber(t.fiber, machine().scheduler);
@@ -172,17 +196,19 @@ inline uint32_t arrive(Barrier& b, unsigned count) {
   if (++b.arrived == count) b.arrived = 0, b.generation++;
   return generation;
 }
-inline void sync_block() {
-  Barrier& b = self().block->barrier;
-  wait("block barrier", &b.generation, arrive(b, machine().threads), false);
+inline void meet(const char* where, Barrier& b, unsigned count) {
+  const order::Unseen unseen;
+  void* place = &b.meeting.place[b.generation & 1];
+  order::release(place);
+  wait(where, &b.generation, arrive(b, count), false);
+  order::acquire(place);
 }
-inline uint32_t cluster_arrive() { return arrive(*self().block->cluster, machine().cluster * machine().threads); }
-inline void cluster_wait(uint32_t generation) {
-  wait("cluster barrier", &self().block->cluster->generation, generation, false);
-}
+inline void sync_block() { meet("block barrier", self().block->barrier, machine().threads); }
+inline void sync_cluster() { meet("cluster barrier", *self().block->cluster, machine().cluster * machine().threads); }
 // The same place in another block's shared memory.
 template <class T>
 T* map_shared(T* p, unsigned rank) {
+  const order::Unseen unseen;
   Block* b = self().block;
   const auto offset = reinterpret_cast<unsigned char*>(p) - b->shared;
   if (offset < 0 || static_cast<size_t>(offset) >= machine().shared_bytes) fail("maps what is not shared memory");
@@ -194,6 +220,7 @@ T* map_shared(T* p, unsigned rank) {
 template <class In, class Out, class F>
 Out warp_operation(const char* operation, const In& operand, F compute) {
   static_assert(sizeof(In) <= kOperandBytes && sizeof(Out) <= kOperandBytes);
+  const order::Unseen unseen;
   Thread& t = self();
   Warp& w = *t.warp;
   if (w.live != 0xffffffffu) fail(std::string(operation) + " in a warp that is not whole");
@@ -222,6 +249,29 @@ Out warp_operation(const char* operation, const In& operand, F compute) {
   return result;
 }
 
+// Also orders the lanes' memory accesses, which no other operation of a warp does.
+inline void sync_warp() {
+  const order::Unseen unseen;
+  Warp& w = *self().warp;
+  void* place = &w.meeting.place[w.generation & 1];
+  order::release(place);
+  warp_operation<int, int>("warp barrier", 0, [](const auto&, const auto& out) {
+    for (int lane = 0; lane < kWarp; lane++) out(lane, 0);
+  });
+  order::acquire(place);
+}
+
+// ---- flags
+inline void add_release(uint32_t* flag, uint32_t value) {
+  const order::Unseen unseen;
+  order::release(flag);
+  *flag += value;
+}
+inline void wait_acquire(const uint32_t* flag, uint32_t value) {
+  wait("flag", flag, value, true);
+  order::acquire(const_cast<uint32_t*>(flag));
+}
+
 // ---- asynchronous copies
 inline void land(const AsyncCopy& c) { std::memcpy(c.to, c.from, c.bytes); }
 inline void copy_async(void* to, const void* from, unsigned bytes) {
@@ -246,19 +296,21 @@ inline void wait_copies(unsigned keep) {
 }
 
 // ---- launch
-inline void entry() {
+LSTMFAST_NOT_WATCHED inline void entry() {
   (*machine().body)();
   Thread& t = self();
+  order::release(&machine());
   t.done = true;
   switch_fiber(t.fiber, machine().scheduler);
   std::abort();
 }
 
-// Stacks are kept between launches: fresh ones would cost a page fault each.
+// Stacks are kept between launches: fresh ones would cost a page fault each. But who watches takes two threads that
+// have had the same stack for one that uses the other's.
 inline char* stacks(size_t bytes) {
   static char* memory = nullptr;
   static size_t size = 0;
-  if (bytes > size) {
+  if (bytes > size || order::kIsWatched) {
     if (memory) munmap(memory, size);
     void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::runtime_error("no memory for stacks");
@@ -282,6 +334,7 @@ inline void run_together(std::vector<Block>& blocks, size_t first, size_t count,
     t.warp = &t.block->warps[t.index / kWarp];
     t.warp->live |= 1u << t.lane();
     make_fiber(t.fiber, memory + i * stack, stack, entry);
+    t.fiber.watched = m.watched ? order::create() : m.scheduler.watched;
     order[i] = static_cast<uint32_t>(i);
   }
   bool holding = false;
@@ -301,7 +354,9 @@ inline void run_together(std::vector<Block>& blocks, size_t first, size_t count,
       m.current = &t;
       switch_fiber(m.scheduler, t.fiber);
       if (!m.error.empty()) throw std::runtime_error(m.error);
-      if (t.done) alive--, t.block->live--;
+      if (!t.done) continue;
+      alive--, t.block->live--;
+      if (m.watched) order::destroy(t.fiber.watched);
     }
     if (progress) continue;
     if (holding) {
@@ -328,9 +383,12 @@ struct Launch {
 };
 
 inline void run(const Launch& launch, const std::function<void()>& body) {
+  const order::Unseen unseen;
   Machine& m = machine();
+  m.scheduler.watched = order::current();
   m.blocks = launch.blocks, m.threads = launch.threads, m.cluster = launch.cluster;
   m.shared_bytes = launch.shared_bytes, m.body = &body;
+  m.watched = launch.shared_bytes > 0;
   m.late_copies = options().seed % 2 == 0;  // both may happen
   m.error.clear();
   if (launch.threads % kWarp || launch.threads > 1024) throw std::runtime_error("a block of broken warps");
@@ -358,6 +416,7 @@ inline void run(const Launch& launch, const std::function<void()>& body) {
     for (size_t i = wave * together; i < (wave + 1) * together; i++)
       blocks[i].shared_memory.reset(), blocks[i].warps = {};
   }
+  order::acquire(&m);  // blocks that ran one after the other stay unordered until here
 }
 
 }  // namespace emulation

@@ -1,6 +1,6 @@
 // All of the CUDA code for one type in one program, quick to compile: what mutate.py breaks and runs. It stops at the
-// first call that is wrong. TEST_GENERAL, TEST_PERSISTENT, TEST_SPLIT or TEST_TF32 says which
-// kernels run.
+// first call that is wrong. TEST_GENERAL, TEST_PERSISTENT, TEST_SPLIT or TEST_TF32 says which kernels run; TEST_ORDER,
+// those of TF32, directions and stacks too, for a program that ThreadSanitizer watches (order.h).
 #define LSTMFAST_EMULATION_MAIN
 // clang-format off
 #include "cuda/plan.cpp"
@@ -20,6 +20,11 @@ const StepKernels kStepKernelsFloat64{}, kStepKernelsFloat16{}, kStepKernelsBFlo
 #ifdef TEST_GENERAL
 const PersistentUnit<PersistentForward> kForwardFloat16{}, kForwardBFloat16{}, kForwardTf32{}, kForwardFloat32{};
 const PersistentUnit<PersistentBackward> kBackwardFloat16{}, kBackwardBFloat16{}, kBackwardTf32{}, kBackwardFloat32{};
+#elif defined(TEST_ORDER)
+const PersistentUnit<PersistentForward> kForwardFloat16{}, kForwardBFloat16{}, kForwardFloat32{},
+    kForwardTf32 = ForwardUnit<TensorCores<float> >::kTable;
+const PersistentUnit<PersistentBackward> kBackwardFloat16{}, kBackwardBFloat16{}, kBackwardFloat32{},
+    kBackwardTf32 = BackwardUnit<TensorCores<float> >::kTable;
 #else
 const PersistentUnit<PersistentForward> kForwardFloat16{}, kForwardBFloat16{},
     kForwardTf32 = ForwardUnit<TensorCores<float> >::kTable, kForwardFloat32 = ForwardUnit<Fma>::kTable;
@@ -37,6 +42,9 @@ int main(int argc, char** argv) {
 #ifdef TEST_GENERAL
     const bool tf32 = false;
     RandomCall call(random, {{DType::kFloat32}, true, i % 16 == 15});
+#elif defined(TEST_ORDER)
+    const bool tf32 = true;
+    RandomCall call(random, {{DType::kFloat32}, true, i % 4 == 3, 1, true, true});
 #elif defined(TEST_TF32)
     const bool tf32 = true;
     RandomCall call(random, {{DType::kFloat32}, false, i % 2 == 1, 1});
@@ -59,6 +67,7 @@ int main(int argc, char** argv) {
 #endif
     check_call(call, run);
   }
+#ifndef TEST_ORDER
   if (failures() == 0) {
     Run run;
     const bool tf32 = false;
@@ -68,5 +77,6 @@ int main(int argc, char** argv) {
 #endif
     check_call(long_call(random), run);
   }
+#endif
   return finish();
 }
