@@ -51,17 +51,30 @@ def explain(module: nn.RNNBase, steps: int, batch: int, *, gpu: str | None = Non
     lines = [f"{module.mode}, {dtype}, {steps} steps of {batch} sequences, on {device}"]
     directions = 2 if module.bidirectional else 1
     output = (module.proj_size or module.hidden_size) * directions
+    sizes = [
+        (steps, batch, output if layer else module.input_size, module.hidden_size, module.proj_size)
+        for layer in range(module.num_layers)
+    ]
+    if gpu is None and weight.device.type != "cuda":
+        lines += [f"  layer {layer}: {_cpu_plan(module.mode, each, dtype)}" for layer, each in enumerate(sizes)]
+        return "\n".join(lines)
+    target = gpu if gpu is not None else weight.device.index
+    forward, backward = (_cuda_plans(module.mode, dtype, sizes, directions, back, target) for back in (False, True))
     for layer in range(module.num_layers):
-        sizes = (steps, batch, output if layer else module.input_size, module.hidden_size, module.proj_size)
-        if gpu is None and weight.device.type != "cuda":
-            lines.append(f"  layer {layer}: {_cpu_plan(module.mode, sizes, dtype)}")
-            continue
-        target = gpu if gpu is not None else weight.device.index
-        for backward in (False, True):
-            runs = (directions, module.num_layers)
-            plan = _C.cuda_plan(module.mode, dtype, *sizes, *runs, backward, _C.allow_tf32(), target)["text"]
-            lines.append(f"  layer {layer}, {'backward' if backward else 'forward'}: {plan}")
+        lines += [f"  layer {layer}, forward: {forward[layer]}", f"  layer {layer}, backward: {backward[layer]}"]
     return "\n".join(lines)
+
+
+def _cuda_plans(
+    cell: str, dtype: str, sizes: list[tuple[int, ...]], directions: int, backward: bool, target: str | int
+) -> list[str]:
+    """A plan for each layer; those that go at once have the same. Backward begins with the last."""
+    plans: list[str] = []
+    while len(plans) < len(sizes):
+        runs = (directions, len(sizes) - len(plans))
+        plan = _C.cuda_plan(cell, dtype, *sizes[0], *runs, backward, _C.allow_tf32(), target)
+        plans += [plan["text"]] * plan["layers"]
+    return plans[::-1] if backward else plans
 
 
 def _cpu_plan(cell: str, sizes: tuple[int, ...], dtype: str) -> str:

@@ -53,7 +53,20 @@ def test_layers_share_a_launch(options):
     module = lstmfast.LSTM(64, 256, dtype=torch.bfloat16, device="meta", **options)
     lines = lstmfast.explain(module, steps=100, batch=16, gpu="H200").splitlines()
     at_once = options == {"num_layers": 2}
-    assert all(("all layers in one launch" in line) == at_once for line in lines[1:])
+    assert all(("2 layers in one launch" in line) == at_once for line in lines[1:])
+
+
+def test_more_layers_than_fit_go_in_several_launches():
+    module = lstmfast.LSTM(64, 512, 9, dtype=torch.bfloat16, device="meta")
+    lines = lstmfast.explain(module, steps=100, batch=16, gpu="H200").splitlines()
+    for way, order in (("forward", 1), ("backward", -1)):
+        texts = [line.partition(": ")[2] for line in lines if f", {way}: " in line][::order]
+        assert len(texts) == 9
+        at_once = re.search(r"(\d) layers in one launch", texts[0])
+        assert at_once is not None
+        count = int(at_once[1])
+        assert 1 < count < 9
+        assert set(texts[:count]) == {texts[0]}
 
 
 def test_times_are_marked_as_a_models():

@@ -52,7 +52,8 @@ def short_name(mangled: str) -> str | None:
         return None
     cell = "LSTM" if "LstmCell" in mangled else "RNN_TANH" if "4Tanh" in mangled else "RNN_RELU"
     rows, depth = map(int, re.search(r"WarpShapeILi(\d+)ELi(\d+)E", mangled).groups())
-    exchange = re.search(r"7InBlock|9InCluster|9ThroughL2|12ThroughStack", mangled).group().lstrip("0123456789")
+    policies = r"7InBlock|9InCluster|9ThroughL2|17ThroughL2InPieces|12ThroughStack"
+    exchange = re.search(policies, mangled).group().lstrip("0123456789")
     return f"{direction[1].lower()} {cell} {rows * depth * 4} {exchange}"
 
 
@@ -87,6 +88,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all units for all architectures")
     parser.add_argument("--update", action="store_true", help="write what is seen into the table")
     parser.add_argument("--arch", action="append", help="only this one (may be repeated)")
+    parser.add_argument("--unit", action="append", help="only this one, for all of the architectures (may be repeated)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
     nvcc = find_nvcc()
@@ -95,7 +97,7 @@ def main() -> int:
         return 2
     units = sorted(path.stem for path in UNITS.glob("*.cu"))
     todo = [(unit, arch) for arch in args.arch or ARCHITECTURES for unit in units
-            if args.all or arch == FULL or unit in REPRESENTATIVE]  # fmt: skip
+            if (unit in args.unit if args.unit else args.all or arch == FULL or unit in REPRESENTATIVE)]  # fmt: skip
     table, seen, problems = read_table(), {}, []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         reports = pool.map(lambda job: compile_unit(nvcc, *job, Path(folder)), todo)
@@ -118,7 +120,7 @@ def main() -> int:
                 elif not args.update and int(registers) > table[key]:
                     problems.append(f"{key} needs {registers} registers, the table says {table[key]}")
     if args.update:
-        table = {**table, **seen} if args.arch or not args.all else seen
+        table = {**table, **seen} if args.arch or args.unit or not args.all else seen
         head = "# Registers per thread of the persistent kernels, by ptxas: architecture, type, direction, cell,\n"
         head += "# registers of weights, exchange, registers. Written by tools/check_cuda_kernels.py --update.\n"
         TABLE.write_text(head + "".join(f"{key} {value}\n" for key, value in sorted(table.items())))

@@ -29,7 +29,8 @@ class Backward : public Call {
     dc_ = take(batch * hidden_ * compute_size_, has_c_ && !is_persistent());
     projected_dh_ = take(rows_ * output_ * size_, projects_ && (!is_persistent() || p.dw_hr.data));
     cell_dh_ = take(batch * hidden_ * compute_size_, projects_ && !is_persistent());
-    h_before_ = take(rows_ * output_ * size_, p.dw_hh.data);
+    if (p.dw_hh.data && finds_h_in_y()) h0_ = operand(matrix(p.h0), batch, output_);
+    h_before_ = take(rows_ * output_ * size_, p.dw_hh.data && !finds_h_in_y());
     sums_ = take(sum_chunks(rows_) * width * compute_size_, p.db_ih.data || p.db_hh.data);
   }
 
@@ -158,19 +159,38 @@ class Backward : public Call {
     const int64_t width = gates_ * hidden_;
     const ConstMatrix dgates = transposed(dgates_at(0));
     if (q_.dw_ih.data) gemm("dgates x", false, width, input_, rows_, dgates, readable(x_), q_.dw_ih);
-    if (q_.dw_hh.data) {
-      run(kernels_.previous_states, PreviousStates{all_rows(), readonly(p_.y), p_.h0, h_before_});
-      gemm("dgates h", false, width, output_, rows_, dgates, {h_before_, output_, 1}, q_.dw_hh);
-    }
+    if (q_.dw_hh.data) recurrent_weight_gradient();
     if (q_.dw_hr.data)
       gemm("dh cell_out", false, output_, hidden_, rows_, transposed({projected_dh_, output_, 1}),
            {reserve_.cell_out, hidden_, 1}, q_.dw_hr);
     if (sums_) run(kernels_.column_sums, ColumnSums{rows_, width, dgates_, sums_, {q_.db_ih, q_.db_hh}});
   }
 
+  // Whether the h that a row's step began with is a row of y as it lies there, the sequence's row of the step before.
+  // Then nothing has to be copied, and only h0 is a product of its own: not in 16 bits, where the sum would be rounded
+  // twice, nor where y has no step for h.
+  bool finds_h_in_y() const {
+    return !p_.shape.offsets && is_one_matrix(p_.y, p_.shape) && rows_are_readable(p_.y.row_stride, rows_, output_) &&
+           steps_.count() > 1 && (!p_.h0.data || size_ > 2);
+  }
+  void recurrent_weight_gradient() {
+    const int64_t width = gates_ * hidden_, batch = p_.shape.batch;
+    const auto product = [&](int64_t row, int64_t rows, const ConstMatrix& h, bool accumulate) {
+      gemm("dgates h", false, width, output_, rows, transposed(dgates_at(row)), h, q_.dw_hh, accumulate);
+    };
+    if (h_before_) {
+      run(kernels_.previous_states, PreviousStates{all_rows(), readonly(p_.y), p_.h0, h_before_});
+      return product(0, rows_, {h_before_, output_, 1}, false);
+    }
+    // All rows but those of the first step that forward takes, and y without its last.
+    const bool reverse = p_.shape.reverse;
+    product(reverse ? 0 : batch, rows_ - batch, matrix(from_row(readonly(p_.y), reverse ? batch : 0)), false);
+    if (p_.h0.data) product(reverse ? rows_ - batch : 0, batch, readable(h0_), true);
+  }
+
   const BackwardParams& q_;
   RowsOperand x_, dy_;
-  Operand w_ih_, dh_n_;
+  Operand w_ih_, dh_n_, h0_;
   char* dgates_;        // T [R, G*H]
   char* dh_;            // C [N, O], the product that a step begins with
   char* dc_;            // C [N, H]
@@ -180,7 +200,7 @@ class Backward : public Call {
   char* cell_dy_ = nullptr;      // T [R, H]
   char* cell_dh_n_ = nullptr;    // T [N, H]
   char* dh_products_ = nullptr;  // C [R, O]
-  char* h_before_;               // T [R, O]
+  char* h_before_;               // T [R, O], if not in y
   char* sums_;                   // C [chunks, G*H]
 };
 

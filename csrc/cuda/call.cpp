@@ -3,8 +3,6 @@
 namespace lstmfast::cuda {
 namespace {
 
-bool rows_are_readable(int64_t row_stride, int64_t rows, int64_t columns) { return row_stride >= columns || rows == 1; }
-
 bool is_readable(const ConstMatrix& m, int64_t rows, int64_t columns) {
   return ((m.col_stride == 1 || columns == 1) && rows_are_readable(m.row_stride, rows, columns)) ||
          ((m.row_stride == 1 || rows == 1) && rows_are_readable(m.col_stride, columns, rows));
@@ -53,7 +51,7 @@ PersistentCall Common::persistent_call() const {
   c.hidden = static_cast<int>(like.shape.hidden);
   c.offsets = offsets_;
   c.gate_width = static_cast<int>(exchange_gate_width(request));
-  c.exchange_width = static_cast<int>(exchange_width(request));
+  c.exchange_width = static_cast<int>(row_width());
   c.flags = reinterpret_cast<uint32_t*>(exchange_);
   c.exchange = exchange_ ? exchange_ + flag_bytes() : nullptr;
   c.handed = exchange_ ? exchange_ + flag_bytes() + exchange_bytes() : nullptr;

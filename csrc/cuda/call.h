@@ -31,6 +31,11 @@ struct RowsOperand {
   void* copy = nullptr;
 };
 
+// Whether products can read rows this far apart.
+inline bool rows_are_readable(int64_t row_stride, int64_t rows, int64_t columns) {
+  return row_stride >= columns || rows == 1;
+}
+
 inline bool is_known(const ForwardParams& p) { return p.cell >= 0 && p.cell < kCells; }
 
 // What the runs of a launch share: the plan, and on the device a packed batch's offsets and the memory in which blocks
@@ -53,8 +58,13 @@ class Common {
  private:
   int64_t groups() const { return int64_t{plan.runs} * plan.tiling.groups; }
   int64_t flag_bytes() const { return groups() * kFlagStride * static_cast<int64_t>(sizeof(uint32_t)); }
+  // Elements of a sequence's row in exchange: whole pieces, where it is read in pieces.
+  int64_t row_width() const {
+    const Tiling& t = plan.tiling;
+    return t.is_split() ? t.pieces() * t.piece_bytes() / size_of(request.dtype) : exchange_width(request);
+  }
   int64_t operand_bytes() const {  // of a group
-    return plan.tiling.tiles * 8 * exchange_width(request) * size_of(request.dtype);
+    return plan.tiling.tiles * 8 * row_width() * size_of(request.dtype);
   }
   int64_t exchange_bytes() const { return 2 * groups() * operand_bytes(); }
   int64_t handed_bytes() const {

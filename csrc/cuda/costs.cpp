@@ -1,6 +1,7 @@
 #include "costs.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace lstmfast::cuda {
 namespace {
@@ -10,15 +11,22 @@ int64_t waves(const Tiling& t, int runs, Regime regime, const GpuInfo& gpu) {
   return ceil_div(int64_t{runs} * t.groups, slots(t.group_blocks, regime, gpu));
 }
 
+// In which an operand comes in through L2, with a barrier for each.
+int parts_of(const Tiling& t) { return t.is_split() ? t.parts() : t.tiles; }
+
+// Of the product: arithmetic, or reading what is in shared memory.
 double product_cycles(const Tiling& t, Multiplier multiplier, const Costs& c) {
   const double warps = t.warps(), per_scheduler = std::max(1., warps / 4);
-  const double tiles = static_cast<double>(t.row_tiles) * t.depth_tiles;
-  if (multiplier == Multiplier::kFma) {
+  const double depth = t.depth_tiles + t.shared_tiles, tiles = t.row_tiles * depth;
+  const bool fma = multiplier == Multiplier::kFma;
+  // Every warp reads its depth of the tile, and its weights once for each part.
+  const double weights = t.is_split() ? 1. * t.weight_bytes() * t.parts() / t.pieces() / t.tiles : 0;
+  const double reads = (warps * depth * 32 * 8 + weights) / c.shared_bytes;
+  if (fma) {
     constexpr double kBusy = .8;  // the share of issue slots that multiply
-    return t.tiles * per_scheduler * tiles * 32 * c.fma / kBusy;
+    return t.tiles * std::max(per_scheduler * tiles * 32 * c.fma / kBusy, weights / c.shared_bytes);
   }
-  const double operand = warps * t.depth_tiles * 32 * 8 / c.shared_bytes;  // every warp reads its depth of the tile
-  return t.tiles * std::max({per_scheduler * tiles * c.mma, t.depth_tiles / 2 * c.mma_latency, operand});
+  return t.tiles * std::max({per_scheduler * tiles * c.mma, depth / 2 * c.mma_latency, reads});
 }
 
 }  // namespace
@@ -54,12 +62,14 @@ double persistent_microseconds(const Request& r, const Tiling& t, int runs, Regi
   const double units = static_cast<double>(t.unit_warps) * t.warp_units;
   double cycles = product_cycles(t, multiplier, c) + c.cell + c.block_barrier +
                   units * t.tiles * 8 * (r.dtype == DType::kFloat32 ? c.cell_float : c.cell_half);
-  if (t.slices > 1) cycles += c.block_barrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
+  if (t.sum_tiles > 0)
+    cycles += std::ceil(1. * t.tiles / t.sum_tiles) * c.block_barrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
   const double parts = t.own_slice ? 2 : 1;  // in a stack, what the layer beside hands on as well
-  const double operand = parts * t.tiles * 8. * static_cast<double>(exchange_width(r) * size_of(r.dtype));
+  const int64_t row = t.is_split() ? t.pieces() * t.piece_bytes() : exchange_width(r) * size_of(r.dtype);
+  const double operand = parts * t.tiles * 8. * static_cast<double>(row);
   if (regime == Regime::kCluster) cycles += c.cluster_barrier + operand / c.cluster_bytes;
   if (regime == Regime::kWholeGpu || regime == Regime::kStack)
-    cycles += c.flag + (1 + t.tiles) * c.block_barrier + operand / c.exchange_bytes;
+    cycles += c.flag + (1 + parts_of(t)) * c.block_barrier + operand / c.exchange_bytes;
   return cycles * static_cast<double>(waves(t, runs, regime, gpu)) / c.megahertz;
 }
 
@@ -91,6 +101,13 @@ double start_microseconds(const Request& r, const GpuInfo& gpu) {
   const double hidden = static_cast<double>(r.hidden);
   const double product = r.gates * hidden * hidden * static_cast<double>(r.projection);
   return c.start + product / library_rate(r, c) / std::max(1, gpu.sm_count) / c.megahertz;
+}
+
+double call_microseconds(const Plan& plan, const Request& r, const GpuInfo& gpu) {
+  // A stack's last layer is runs - 1 steps behind the first.
+  const auto steps = static_cast<double>(plan.regime == Regime::kStack ? r.steps + plan.runs - 1 : r.steps);
+  const double start = plan.regime == Regime::kGeneral ? 0 : start_microseconds(r, gpu);
+  return (start + plan.microseconds * steps) * r.runs / plan.runs;
 }
 
 }  // namespace lstmfast::cuda

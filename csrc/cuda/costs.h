@@ -38,5 +38,7 @@ double persistent_microseconds(const Request& r, const Tiling& t, int runs, Regi
 double general_microseconds(const Request& r, const GpuInfo& gpu);
 // Before a persistent kernel's first step: its launch, and with a projection the product of the weights.
 double start_microseconds(const Request& r, const GpuInfo& gpu);
+// Of all that is asked for, as this plan does it, one launch after the other.
+double call_microseconds(const Plan& plan, const Request& r, const GpuInfo& gpu);
 
 }  // namespace lstmfast::cuda

@@ -65,8 +65,8 @@ int64_t reserve_width(int cell, DType dtype, int64_t hidden, int64_t projection)
 // alike in cell, dtype, shape (but for `reverse`, and the input of a stack's first layer), and in which states and
 // gradients of states are there; the workspace is that of the first.
 //
-// In a stack (see stacks()) a layer's input is y of the one before, after dropout. So of all but the first layer x is
-// read in backward alone, and there is no dx; of all but the last there is no dy.
+// In a stack (see layers_at_once()) a layer's input is y of the one before, after dropout. So of all but the first
+// layer x is read in backward alone, and there is no dx; of all but the last there is no dy.
 template <class Params>
 struct RunsOf {
   const Params* at;
@@ -96,6 +96,9 @@ Plan plan_for(const ForwardParams& like, int runs, bool stacked, const Context& 
 // Whether so many layers like this one go through one launch; otherwise they are calls one after the other. Forward and
 // backward decide each for itself.
 bool stacks(const ForwardParams& like, int64_t layers, const Context& context, bool backward);
+// How many of so many layers are best done at once, before those that are left are asked about in their turn: 1 to
+// `layers`. If several, stacks() is true of them.
+int64_t layers_at_once(const ForwardParams& like, int64_t layers, const Context& context, bool backward);
 // The cells that have persistent kernels: the first of AllCells, without those that exist for tests alone.
 constexpr int kPersistentCells = 3;
 

@@ -7,6 +7,9 @@
 // gradients going backward) and the group's own. Either part has slices of its own, so that backward can apply dropout
 // to the sums of the first.
 //
+// Where W_hh does not fit into the registers, a part of it stays in shared memory, and the product goes through the
+// depth in pieces: pieces.cuh.
+//
 // Geometry: a group of blocks has all of W_hh and owns `tiles` x 8 sequences; block r of a group owns unit_warps x
 // warp_units hidden units. `slices` warps share units and split the depth of the product; their sums meet in shared
 // memory, and tile j is then finished by slice j % slices. With one slice the sums never leave the registers.
@@ -16,92 +19,11 @@
 // Weights are read once. The cell's private state stays in shared memory.
 // Barriers per step: those of the exchange, and with several slices one more of the block.
 #pragma once
-#include "exchange.cuh"
-#include "product.cuh"
+#include <type_traits>
+
+#include "pieces.cuh"
 
 namespace lstmfast::cuda {
-
-// Where a thread stands.
-struct Place {
-  const Tiling& t;
-  int warp, lane, g, q, slice, unit_warp;
-  int unit, first;  // the warp's first hidden unit, the group's first sequence
-
-  LF_DEVICE explicit Place(const Tiling& tiling) : t(tiling) {
-    warp = static_cast<int>(dev::thread_index()) / 32;
-    lane = static_cast<int>(dev::thread_index()) % 32;
-    g = lane / 4, q = lane % 4;
-    slice = warp % t.slices, unit_warp = warp / t.slices;
-    const int block = static_cast<int>(dev::block_index());
-    unit = (block % t.group_blocks * t.unit_warps + unit_warp) * t.warp_units + g;
-    first = block / t.group_blocks % t.groups * t.tiles * kTileSequences;
-  }
-  // Sequence e of the thread's two in tile j, within the group.
-  LF_DEVICE int local(int j, int e) const { return j * kTileSequences + q * 2 + e; }
-};
-
-// Which of the launch's runs this block works on.
-LF_DEVICE int run_index(const Tiling& t) { return static_cast<int>(dev::block_index()) / t.blocks(); }
-
-// The steps as the device sees them: a step's sequences are the first `active`, its rows begin at `row`. A step that
-// does not exist has none.
-struct DeviceStep {
-  int t, active;
-  int64_t row;
-};
-LF_DEVICE DeviceStep device_step(const PersistentCall& p, int t) {
-  if (t < 0 || t >= p.steps) return {t, 0, 0};
-  if (!p.offsets) return {t, p.batch, static_cast<int64_t>(t) * p.batch};
-  return {t, static_cast<int>(p.offsets[t + 1] - p.offsets[t]), p.offsets[t]};
-}
-template <class T, class P>
-LF_DEVICE auto* row_at(const RowsOf<P>& rows, const PersistentCall& p, const DeviceStep& step, int n) {
-  return row<T>(rows, 0) +
-         (p.offsets ? (step.row + n) * rows.row_stride : step.t * rows.step_stride + n * rows.row_stride);
-}
-
-// A block's shared memory: the operand's tiles, the sums of slices, the cell's private state, and in forward the
-// biases. Before the first step weights pass through it.
-template <class S, int values>
-struct SharedMemory {
-  unsigned char* operand;
-  float *sums, *state, *biases;
-
-  LF_DEVICE SharedMemory(const Tiling& t, int operand_rows) {
-    operand = dev::shared_memory();
-    sums = reinterpret_cast<float*>(operand + operand_rows * t.pitch);
-    state = sums + (t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32 : 0);
-    biases = state + t.tiles * t.unit_warps * values * 32;
-  }
-  // Value i of the state that this thread keeps for tile j: a place that no other thread touches.
-  LF_DEVICE float& own(const Place& at, int j, int i) const {
-    return state[((j * at.t.unit_warps + at.unit_warp) * values + i) * 32 + at.lane];
-  }
-  // Of the thread's row in a half of the warp's tile: registers are short.
-  LF_DEVICE float& bias(const Place& at, int half) const {
-    return biases[(at.unit_warp * S::kHalves + half) * 8 + at.g];
-  }
-  LF_DEVICE void store(const Place& at, int j, const Sums<S>& x) const {
-#pragma unroll
-    for (int i = 0; i < S::kRowTiles * 4; i++) slot(at, j, at.slice)[i * 32] = x.at[i / 4][i % 4];
-  }
-  // The slices' sums, added up in their order.
-  LF_DEVICE void add_slices(Sums<S>& x, const Place& at, int j, int first, int last) const {
-#pragma unroll 1
-    for (int slice = first; slice < last; slice++)
-#pragma unroll
-      for (int i = 0; i < S::kRowTiles * 4; i++) x.at[i / 4][i % 4] += slot(at, j, slice)[i * 32];
-  }
-  LF_DEVICE float* slot(const Place& at, int j, int slice) const {
-    return sums + ((j * at.t.unit_warps + at.unit_warp) * at.t.slices + slice) * S::kRowTiles * 4 * 32 + at.lane;
-  }
-  // Zeros in the operand: where there is no sequence, no unit, or no state yet.
-  LF_DEVICE void clear_operand() const {
-    const int bytes = static_cast<int>(reinterpret_cast<unsigned char*>(sums) - operand);
-    for (int i = static_cast<int>(dev::thread_index()) * 16; i < bytes; i += static_cast<int>(dev::thread_count()) * 16)
-      store_pack(reinterpret_cast<float*>(operand + i), Pack<float, 4>{});
-  }
-};
 
 template <class T>
 LF_DEVICE T weight_at(const ConstMatrix& w, int r, int c) {
@@ -155,6 +77,7 @@ template <class Params, class Multiplier, class S, int groups, template <class> 
 struct PersistentKernel {
   using T = typename Multiplier::Element;
   static constexpr int kGroups = groups;
+  static constexpr bool kSplit = std::is_same_v<ExchangePolicy<T>, ThroughL2InPieces<T>>;
 
   const Params& p;
   const typename Params::Run& r;
@@ -166,21 +89,32 @@ struct PersistentKernel {
       : p(params),
         r(p.runs[run_index(p.plan.tiling)]),
         at(p.plan.tiling),
-        shared(p.plan.tiling, ExchangePolicy<T>::rows(p.plan.tiling)),
+        shared(p.plan.tiling, kSplit ? p.plan.tiling.weight_bytes() : 0, ExchangePolicy<T>::rows(p.plan.tiling)),
         exchange(p, shared.operand) {}
 
   LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
   // The weights of the warp's rows and slice; weight(half, unit, depth) is the element of one row: that of a hidden
   // unit in the first group of eight.
   template <bool transposed, class F>
-  LF_DEVICE Weights<S> take_weights(const F& weight) const {
-    Weights<S> weights;
-    const int depth0 = at.slice * S::kDepthTiles * (kTileBytes / static_cast<int>(sizeof(T))), first = at.unit - at.g;
-    load_weights<Multiplier, transposed>(
-        weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane,
-        [&](int half, int g, int depth) { return weight(half, first + g, depth0 + depth); });
-    dev::sync_block();  // the weights have left shared memory
-    return weights;
+  LF_DEVICE auto take_weights(const F& weight) const {
+    constexpr int kTileDepth = kTileBytes / static_cast<int>(sizeof(T));
+    const int first = at.unit - at.g;
+    if constexpr (kSplit) {
+      SplitWeights<S> weights(at);
+      weights.template load<Multiplier, transposed>(at, shared.operand, [&](int half, int g, int depth) {
+        return weight(half, first + g, SplitWeights<S>::template whole_depth<T>(at, depth));
+      });
+      dev::sync_block();  // the others' weights have left shared memory
+      return weights;
+    } else {
+      Weights<S> weights;
+      const int depth0 = at.slice * S::kDepthTiles * kTileDepth;
+      load_weights<Multiplier, transposed>(
+          weights, shared.operand + at.warp * Staging<S>::kBytes, at.lane,
+          [&](int half, int g, int depth) { return weight(half, first + g, depth0 + depth); });
+      dev::sync_block();  // the weights have left shared memory
+      return weights;
+    }
   }
   // The matrix that element `col` of the operand multiplies, and where in it.
   static LF_DEVICE const ConstMatrix& weights_of(const typename Params::Run& r, const Tiling& t, int& col) {
@@ -210,7 +144,7 @@ struct PersistentForwardKernel
   using Base::Base;
 
   LF_DEVICE void run() {
-    const Weights<S> weights = Base::template take_weights<false>([&](int half, int first, int col) {
+    const auto weights = Base::template take_weights<false>([&](int half, int first, int col) {
       const int u = first + half / kGates * 8;
       const ConstMatrix& w = Base::weights_of(r, at.t, col);
       return u < p.hidden && col < p.hidden && w.data ? weight_at<T>(w, half % kGates * p.hidden + u, col) : T{};
@@ -348,7 +282,7 @@ struct PersistentBackwardKernel
   using Base::Base;
 
   LF_DEVICE void run() {
-    const Weights<S> weights = Base::template take_weights<true>([&](int half, int first, int col) {
+    const auto weights = Base::template take_weights<true>([&](int half, int first, int col) {
       const ConstMatrix& w = Base::weights_of(r, at.t, col);
       const int u = first + half * 8, gate = col / p.gate_width, from = col % p.gate_width;
       const bool inside = u < p.hidden && gate < kGates && from < p.hidden && w.data;

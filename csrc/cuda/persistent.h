@@ -15,7 +15,7 @@ struct PersistentCall {
   Plan plan;
   int steps, batch, hidden;
   const int64_t* offsets;          // device memory [T + 1], null when padded
-  int gate_width, exchange_width;  // see plan.h
+  int gate_width, exchange_width;  // see plan.h; a split product's rows are padded to whole pieces
   void* exchange;   // T [2][runs][groups][tiles * 8][exchange_width], zeros, where blocks meet in global memory
   uint32_t* flags;  // [runs][groups], kFlagStride apart, zero at launch
   void* handed;     // a stack: T [runs - 1][steps][groups][tiles * 8][exchange_width], zeros

@@ -23,7 +23,8 @@ __global__ void __launch_bounds__(threads, 1) persistent_kernel(const __grid_con
   Kernel(p).run();
 }
 
-// Calls f with the kernel for each instantiation that `wanted` accepts: (cell index, registers of weights, regime).
+// Calls f with the kernel for each instantiation that `wanted` accepts: (cell index, registers of weights, regime,
+// whether a part of the weights is in shared memory).
 template <class Params, template <class, class, class, template <class> class> class Kernel, class Multiplier,
           bool backward>
 struct PersistentInstances {
@@ -46,13 +47,16 @@ struct PersistentInstances {
     constexpr bool kFma = std::is_same_v<Multiplier, Fma>;
     constexpr int kThreads = most_threads(registers, backward, kFma, false),
                   kStackThreads = most_threads(registers, backward, kFma, true);
-    if (wanted(cell, registers, Regime::kOneSm))
+    if (wanted(cell, registers, Regime::kOneSm, false))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InBlock>, Params, kThreads>);
-    if (wanted(cell, registers, Regime::kCluster))
+    if (wanted(cell, registers, Regime::kCluster, false))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InCluster>, Params, kThreads>);
-    if (wanted(cell, registers, Regime::kWholeGpu))
+    if (wanted(cell, registers, Regime::kWholeGpu, false))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughL2>, Params, kThreads>);
-    if (wanted(cell, registers, Regime::kStack))
+    if constexpr (registers == kSplitRegisters)
+      if (wanted(cell, registers, Regime::kWholeGpu, true))
+        f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughL2InPieces>, Params, kThreads>);
+    if (wanted(cell, registers, Regime::kStack, false))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughStack>, Params, kStackThreads>);
   }
 };
@@ -68,8 +72,8 @@ Result launch_persistent(const Params& p, void* stream, const char* name) {
   shape.cooperative = p.plan.regime == Regime::kWholeGpu || p.plan.regime == Regime::kStack;
   Result result{Status::kUnknownCell, 0, name};
   Instances::visit(
-      [&](int cell, int registers, Regime regime) {
-        return cell == p.cell && registers == t.weight_registers() && regime == p.plan.regime;
+      [&](int cell, int registers, Regime regime, bool split) {
+        return cell == p.cell && registers == t.weight_registers() && regime == p.plan.regime && split == t.is_split();
       },
       [&](auto kernel) { result = launch_result(dev::launch<Params>(kernel, shape, p, stream), name); });
   return result;
@@ -77,7 +81,7 @@ Result launch_persistent(const Params& p, void* stream, const char* name) {
 template <class Instances>
 Result prepare_persistent(int shared_bytes) {
   Result result;
-  Instances::visit([](int, int, Regime) { return true; },
+  Instances::visit([](int, int, Regime, bool) { return true; },
                    [&](auto kernel) {
                      if (result.ok())
                        result = launch_result(dev::allow_shared_memory(kernel, shared_bytes), "prepare_device");

@@ -65,53 +65,91 @@ bool is_possible(Regime regime, int64_t blocks, int runs, const GpuInfo& gpu) {
   return false;
 }
 
+// What a block needs: weights, the operand of two steps, two tiles of it or the pieces under way; the slices' sums; for
+// each tile the cell's state; the biases. Before the first step weights pass through shared memory.
+int64_t shared_bytes(const Tiling& t, const Request& r, Regime regime) {
+  const int64_t kept = t.is_split() ? t.weight_bytes() : 0;
+  const auto staging = [&](int64_t depth_tiles) { return t.warps() * 8 * (depth_tiles * 32 + 16); };
+  const bool through_l2 = regime == Regime::kWholeGpu || regime == Regime::kStack;
+  const int64_t operand_tiles =
+      through_l2 ? (t.is_split() ? kPieceStages * t.part_tiles : std::min(2, t.tiles)) : 2 * int64_t{t.tiles};
+  const int64_t sums = int64_t{t.sum_tiles} * t.warps() * t.row_tiles * 4 * 32 * 4;
+  const int64_t state = int64_t{t.tiles} * t.unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
+  const int64_t biases = r.backward ? 0 : t.unit_warps * t.row_tiles * 16 * 4;
+  return std::max({kept + operand_tiles * 8 * t.pitch + sums + state + biases, staging(t.depth_tiles),
+                   t.is_split() ? kept + staging(kPieceTiles) : 0});
+}
+
+// How many warps there may be side by side: no more than have units, and so many with all of their slices.
+int64_t most_unit_warps(const Request& r, const Tiling& t, Multiplier multiplier) {
+  const int most_warps = most_threads(t.weight_registers(), r.backward, multiplier == Multiplier::kFma, r.stacked) / 32;
+  return std::min<int64_t>(most_warps / t.slices, ceil_div(r.hidden, t.warp_units));
+}
+
+// Calls f with every way to cut the product: all weights in registers, or a part of them in shared memory.
+template <class F>
+void for_each_cut(const Request& r, Multiplier multiplier, const GpuInfo& gpu, const F& f) {
+  const int64_t depth = ceil_div(exchange_width(r) * size_of(r.dtype), 64) * 2;
+  const auto cut = [&](int registers, int64_t slices) {
+    Tiling t;
+    t.row_tiles = row_tiles(r);
+    t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
+    t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
+    t.slices = static_cast<int>(slices);
+    return t;
+  };
+  constexpr int64_t kMostSlices = 1 << 10;  // far more than there are warps
+  for (const int registers : kWeightRegisters) {
+    const int64_t part_slices = std::min(kMostSlices, ceil_div(depth, cut(registers, 1).depth_tiles));
+    Tiling t = cut(registers, r.stacked ? 2 * part_slices : part_slices);
+    t.own_slice = r.stacked ? static_cast<int>(part_slices) : 0;
+    t.pitch = t.slices * t.depth_tiles * 32 + 16;
+    for (t.unit_warps = 1; t.unit_warps <= most_unit_warps(r, t, multiplier); t.unit_warps++) f(t);
+  }
+  if (r.stacked) return;
+  for (int64_t slices = 1; most_unit_warps(r, cut(kSplitRegisters, slices), multiplier) > 0; slices++) {
+    Tiling t = cut(kSplitRegisters, slices);
+    const int64_t tiles = ceil_div(depth, slices * kPieceTiles) * kPieceTiles;
+    if (tiles <= t.depth_tiles || tiles * 512 > gpu.shared_per_block_optin) continue;
+    t.shared_tiles = static_cast<int>(tiles) - t.depth_tiles;
+    t.pitch = t.piece_bytes() + 16;
+    for (t.unit_warps = 1; t.unit_warps <= most_unit_warps(r, t, multiplier); t.unit_warps++) f(t);
+  }
+}
+
 // Calls f with every plan that the GPU can run with this many runs in a launch: registers, shared memory, and all
 // blocks that wait for each other at once.
 template <class F>
 void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, const F& f) {
   const Multiplier multiplier = r.dtype == DType::kFloat32 && !r.tf32 ? Multiplier::kFma : Multiplier::kTensorCores;
-  const int64_t depth = ceil_div(exchange_width(r) * size_of(r.dtype), 64) * 2;
   const int64_t sequence_tiles = std::max<int64_t>(1, ceil_div(r.batch, 8));
-  for (const int registers : kWeightRegisters) {
-    Tiling t;
-    t.row_tiles = row_tiles(r);
-    t.depth_tiles = registers / 4 / t.row_tiles / 2 * 2;
-    t.warp_units = static_cast<int>(16 * t.row_tiles / rows_per_unit(r));
-    const int64_t part_slices = ceil_div(depth, t.depth_tiles), slices = r.stacked ? 2 * part_slices : part_slices,
-                  most_warps = most_threads(registers, r.backward, multiplier == Multiplier::kFma, r.stacked) / 32;
-    const int64_t useful_warps = ceil_div(r.hidden, t.warp_units);
-    for (int64_t unit_warps = 1; unit_warps * slices <= most_warps && unit_warps <= useful_warps; unit_warps++) {
-      t.own_slice = r.stacked ? static_cast<int>(part_slices) : 0;
-      t.slices = static_cast<int>(slices), t.unit_warps = static_cast<int>(unit_warps);
-      const int64_t blocks = ceil_div(r.hidden, unit_warps * t.warp_units);
-      t.group_blocks = static_cast<int>(blocks);
-      t.pitch = static_cast<int>(slices) * t.depth_tiles * 32 + 16;
-      for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu, Regime::kStack}) {
-        if ((regime == Regime::kStack) != r.stacked) continue;
-        if (!is_possible(regime, blocks, runs, gpu)) continue;
-        const int64_t staging = t.warps() * 8 * (t.depth_tiles * 32 + 16);  // weights pass through shared memory
-        // The operand of two steps, or two tiles of it; for each tile the slices' sums and the cell's state; the
-        // biases.
-        const auto shared_bytes = [&](int64_t tiles) {
-          const bool through_l2 = regime == Regime::kWholeGpu || regime == Regime::kStack;
-          const int64_t operand_tiles = through_l2 ? std::min<int64_t>(2, tiles) : 2 * tiles;
-          const int64_t sums = slices > 1 ? t.warps() * t.row_tiles * 4 * 32 * 4 : 0;
-          const int64_t state = unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
-          const int64_t biases = r.backward ? 0 : unit_warps * t.row_tiles * 16 * 4;
-          return std::max(operand_tiles * 8 * t.pitch + tiles * (sums + state) + biases, staging);
-        };
-        int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks * runs, regime, gpu)));
-        // Where groups need not run at once, what does not fit comes in another wave.
-        if (regime == Regime::kOneSm || regime == Regime::kCluster)
-          while (tiles > 1 && shared_bytes(tiles) > gpu.shared_per_block_optin) tiles = (tiles + 1) / 2;
-        if (shared_bytes(tiles) > gpu.shared_per_block_optin) continue;
+  for_each_cut(r, multiplier, gpu, [&](Tiling t) {
+    const int64_t blocks = ceil_div(r.hidden, int64_t{t.unit_warps} * t.warp_units);
+    t.group_blocks = static_cast<int>(blocks);
+    for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu, Regime::kStack}) {
+      if ((regime == Regime::kStack) != r.stacked || (t.is_split() && regime != Regime::kWholeGpu)) continue;
+      if (!is_possible(regime, blocks, runs, gpu)) continue;
+      const auto fits = [&](int64_t tiles) {
         t.tiles = static_cast<int>(tiles);
-        t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
-        t.shared_bytes = shared_bytes(tiles);
-        f(Plan{regime, multiplier, t, runs, persistent_microseconds(r, t, runs, regime, multiplier, gpu), ""});
-      }
+        t.sum_tiles = t.slices > 1 ? t.tiles : 0;
+        if (t.is_split()) {  // a cell for each slice, of whole parts
+          t.part_tiles = std::min(t.tiles, most_tiles(multiplier));
+          t.sum_tiles = static_cast<int>(ceil_div(std::min(t.tiles, t.slices), t.part_tiles)) * t.part_tiles;
+        }
+        t.shared_bytes = shared_bytes(t, r, regime);
+        while (t.is_split() && t.sum_tiles > t.part_tiles && t.shared_bytes > gpu.shared_per_block_optin)
+          t.sum_tiles -= t.part_tiles, t.shared_bytes = shared_bytes(t, r, regime);
+        return t.shared_bytes <= gpu.shared_per_block_optin;
+      };
+      int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks * runs, regime, gpu)));
+      // Where groups need not run at once, what does not fit comes in another wave.
+      if (regime == Regime::kOneSm || regime == Regime::kCluster)
+        while (tiles > 1 && !fits(tiles)) tiles = (tiles + 1) / 2;
+      if (!fits(tiles)) continue;
+      t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
+      f(Plan{regime, multiplier, t, runs, persistent_microseconds(r, t, runs, regime, multiplier, gpu), ""});
     }
-  }
+  });
 }
 
 template <class F>
@@ -130,22 +168,17 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
     return best;
   }
   best.reason = "no persistent kernel is expected to be faster";
-  const double start = start_microseconds(r, gpu);
-  double least = best.microseconds * static_cast<double>(r.steps) * r.runs;
-  if (r.stacked) {
-    // Against layer after layer; the last layer is runs - 1 steps behind the first.
+  if (r.stacked) {  // against layer after layer
     Request layer = r;
     layer.stacked = false, layer.runs = 1;
     best = make_plan(layer, gpu, candidate);
-    const double launch = best.regime == Regime::kGeneral ? 0 : start;
-    least = (launch + best.microseconds * static_cast<double>(r.steps)) * r.runs;
   }
-  if (candidate < 0 && least <= start) return best;
+  double least = call_microseconds(best, r, gpu);
+  if (candidate < 0 && least <= start_microseconds(r, gpu)) return best;
   const int plans = candidate < 0 ? 0 : candidates(r, gpu), wanted = plans ? candidate % plans : -1;
   int index = 0;
   for_each_persistent_plan(r, gpu, [&](const Plan& p) {
-    const auto steps = static_cast<double>(r.stacked ? r.steps + r.runs - 1 : r.steps);
-    const double expected = (start + p.microseconds * steps) * (r.runs / p.runs);
+    const double expected = call_microseconds(p, r, gpu);
     if (wanted < 0 ? expected < least : index == wanted) best = p, least = expected;
     index++;
   });
@@ -182,8 +215,29 @@ bool stacks(const ForwardParams& p, int64_t layers, const Context& context, bool
          plan_for(p, static_cast<int>(layers), true, context, backward).regime == Regime::kStack;
 }
 
+int64_t layers_at_once(const ForwardParams& p, int64_t layers, const Context& context, bool backward) {
+  const auto microseconds = [&](int64_t count) {
+    if (count == 0) return 0.;
+    const int runs = static_cast<int>(count);
+    return call_microseconds(plan_for(p, runs, runs > 1, context, backward),
+                             request_for(p, runs, runs > 1, context, backward), context.gpu);
+  };
+  int64_t best = 1;
+  double least = static_cast<double>(layers) * microseconds(1);
+  for (int64_t count = 2; count <= std::min<int64_t>(layers, kMostRuns); count++) {
+    if (!stacks(p, count, context, backward)) continue;
+    const double expected = static_cast<double>(layers / count) * microseconds(count) + microseconds(layers % count);
+    if (expected < least || context.candidate >= 0) best = count, least = expected;
+  }
+  return best;
+}
+
 std::string describe(const Plan& p) {
-  char text[400];
+  char text[500], runs[60] = "";
+  const bool stacked = p.regime == Regime::kStack;
+  if (p.runs > 1)
+    std::snprintf(runs, sizeof runs,
+                  stacked ? ", %d layers in one launch, each" : ", both directions in one launch, each", p.runs);
   if (p.regime == Regime::kGeneral) {
     std::snprintf(text, sizeof text,
                   "general: a product and a pointwise kernel per step (%s); %.2f us a step by a model, not measured",
@@ -191,20 +245,18 @@ std::string describe(const Plan& p) {
     return text;
   }
   const Tiling& t = p.tiling;
-  std::snprintf(text, sizeof text,
-                "persistent, %s%s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden "
-                "units, depth in %d slice%s, %lld bytes of shared memory; %s; %.2f us a step by a model, not measured",
-                p.regime == Regime::kOneSm     ? "W_hh in one SM"
-                : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
-                : p.regime == Regime::kStack   ? "W_ih and W_hh across SMs, flag barriers through L2"
-                                               : "W_hh across SMs, flag barrier through L2",
-                p.regime == Regime::kStack ? ", all layers in one launch, each"
-                : p.runs > 1               ? ", both directions in one launch, each"
-                                           : "",
-                t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
-                t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
-                static_cast<long long>(t.shared_bytes),
-                p.multiplier == Multiplier::kTensorCores ? "tensor cores" : "float32 arithmetic", p.microseconds);
+  std::snprintf(
+      text, sizeof text,
+      "persistent, %s%s: %d group%s of %d block%s, %d sequences each; a block has %d threads, %d hidden "
+      "units, depth in %d slice%s%s, %lld bytes of shared memory; %s; %.2f us a step by a model, not measured",
+      p.regime == Regime::kOneSm     ? "W_hh in one SM"
+      : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
+      : p.regime == Regime::kStack   ? "W_ih and W_hh across SMs, flag barriers through L2"
+                                     : "W_hh across SMs, flag barrier through L2",
+      runs, t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
+      t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
+      t.is_split() ? ", a part of the weights in shared memory" : "", static_cast<long long>(t.shared_bytes),
+      p.multiplier == Multiplier::kTensorCores ? "tensor cores" : "float32 arithmetic", p.microseconds);
   return text;
 }
 

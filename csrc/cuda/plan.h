@@ -32,13 +32,23 @@ enum class Regime {
 // How the persistent kernels multiply.
 enum class Multiplier { kTensorCores, kFma };
 
+// A piece of the depth: depth tiles of each warp. So many pieces of the operand are in shared memory, one of them in
+// use.
+constexpr int kPieceTiles = 4, kPieceStages = 4;
+// Tiles of sequences that share a fragment's read.
+LF_HOST_DEVICE constexpr int most_tiles(Multiplier multiplier) {
+  return multiplier == Multiplier::kTensorCores ? 2 : 1;
+}
+
 // The product of a step, as a persistent kernel cuts it: weights are the rows (all gates of the hidden units in
 // forward, hidden units in backward), the depth is what is exchanged (h in forward, gate gradients in backward). A warp
 // holds the weights of kRowTiles x 16 rows and a slice of the depth in registers; `slices` warps share their rows and
-// split the depth. Depth is counted in tiles of 32 bytes.
+// split the depth. Depth is counted in tiles of 32 bytes. What registers cannot hold of W_hh may be in shared memory:
+// then the product goes through the depth in pieces (pieces.cuh).
 struct Tiling {
   int row_tiles = 0;     // 16 rows each, per warp
-  int depth_tiles = 0;   // per warp
+  int depth_tiles = 0;   // per warp, in registers
+  int shared_tiles = 0;  // per warp, in shared memory
   int slices = 0;        // warps that share rows
   int own_slice = 0;     // in a stack, slices before this one multiply by what the layer beside hands on
   int unit_warps = 0;    // warps of a block side by side in hidden units
@@ -46,6 +56,8 @@ struct Tiling {
   int group_blocks = 0;  // blocks that share W_hh
   int groups = 0;        // each has all of W_hh, and a part of the batch
   int tiles = 0;         // 8 sequences each, per group
+  int part_tiles = 1;    // of sequences that go through a piece together
+  int sum_tiles = 0;     // for so many the sums of slices have room at once
   int pitch = 0;         // bytes of an operand's row in shared memory
   int64_t shared_bytes = 0;
 
@@ -53,6 +65,12 @@ struct Tiling {
   int weight_registers() const { return row_tiles * depth_tiles * 4; }
   int threads() const { return 32 * warps(); }
   LF_HOST_DEVICE int blocks() const { return groups * group_blocks; }  // of a run
+  bool is_split() const { return shared_tiles > 0; }
+  // Of a split product.
+  LF_HOST_DEVICE int pieces() const { return (depth_tiles + shared_tiles) / kPieceTiles; }
+  LF_HOST_DEVICE int parts() const { return (tiles + part_tiles - 1) / part_tiles * pieces(); }
+  LF_HOST_DEVICE int piece_bytes() const { return slices * kPieceTiles * 32; }  // of a row of the operand
+  LF_HOST_DEVICE int weight_bytes() const { return warps() * shared_tiles * row_tiles * 512; }
 };
 
 // That a launch goes through side by side.
@@ -92,6 +110,7 @@ int64_t exchange_width(const Request& r);
 // Registers in which a thread holds weights, and how many threads a block may have so that the kernel does not spill:
 // its launch bounds. Tensor cores in forward need the fewest others, a stack two addresses more.
 constexpr int kWeightRegisters[] = {64, 128};
+constexpr int kSplitRegisters = 128;  // where more weights are in shared memory
 LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma, bool stacked) {
   return weight_registers > 64 ? 256 : backward || fma || stacked ? 384 : 512;
 }

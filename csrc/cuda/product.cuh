@@ -9,6 +9,7 @@
 // Tensor cores and plain arithmetic (float32 that may not be rounded to TF32) differ in two things only: which words of
 // the depth a thread's registers hold, and multiply().
 #pragma once
+#include "plan.h"
 #include "types.cuh"
 
 namespace lstmfast::cuda {
@@ -20,9 +21,14 @@ struct WarpShape {
   static constexpr int kRowTiles = row_tiles, kDepthTiles = depth_tiles, kHalves = 2 * row_tiles;
 };
 
+// The four words of a row tile and a depth tile that a lane holds: A of an mma.
+using Fragment = Pack<uint32_t, 4>;
+
 template <class S>
 struct Weights {
-  uint32_t at[S::kRowTiles][S::kDepthTiles][4];
+  static constexpr int kDepthTiles = S::kDepthTiles;
+  Fragment at[S::kRowTiles][S::kDepthTiles];
+  LF_DEVICE const Fragment& fragment(int row_tile, int depth_tile) const { return at[row_tile][depth_tile]; }
 };
 // Element e of sequence 2q + e in rows g of half i: at[i / 2][i % 2 * 2 + e].
 template <class S>
@@ -45,6 +51,7 @@ LF_DEVICE void mma(float, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, ui
 template <class T>
 struct TensorCores {
   using Element = T;
+  static constexpr int kMostTiles = most_tiles(Multiplier::kTensorCores);  // of sequences at once
   static LF_DEVICE T rounded(T x) {
     if constexpr (sizeof(T) == 4) return dev::to_tf32(x);
     return x;
@@ -53,20 +60,19 @@ struct TensorCores {
   static LF_DEVICE int depth_byte(int tile, int r, int q) { return tile * kTileBytes + (r >> 1) * 16 + q * 4; }
 
   // Even and odd depth tiles have sums of their own: two chains to keep the tensor cores busy with.
-  template <class S>
-  static LF_DEVICE void multiply(Sums<S>& sums, const Weights<S>& w, const unsigned char* operand, int pitch,
-                                 int lane) {
-    static_assert(S::kDepthTiles % 2 == 0);
+  template <class S, class W>
+  static LF_DEVICE void multiply(Sums<S>& sums, const W& w, const unsigned char* operand, int pitch, int lane) {
+    static_assert(W::kDepthTiles % 2 == 0);
     Sums<S> odd{};
     const unsigned char* row = operand + (lane & 7) * pitch + (lane >> 3) * 16;
 #pragma unroll
-    for (int k = 0; k < S::kDepthTiles; k += 2) {
+    for (int k = 0; k < W::kDepthTiles; k += 2) {
       uint32_t b[4];
       dev::load_matrices(b, row + k * kTileBytes);
 #pragma unroll
       for (int m = 0; m < S::kRowTiles; m++) {
-        mma(T{}, sums.at[m], w.at[m][k], b[0], b[1]);
-        mma(T{}, odd.at[m], w.at[m][k + 1], b[2], b[3]);
+        mma(T{}, sums.at[m], w.fragment(m, k).at, b[0], b[1]);
+        mma(T{}, odd.at[m], w.fragment(m, k + 1).at, b[2], b[3]);
       }
     }
 #pragma unroll
@@ -74,35 +80,54 @@ struct TensorCores {
 #pragma unroll
       for (int r = 0; r < 4; r++) sums.at[m][r] += odd.at[m][r];
   }
+  // Two tiles of sequences at once, which are the two chains, so that a fragment is read once for both.
+  template <class S, class W>
+  static LF_DEVICE void multiply(Sums<S> (&sums)[2], const W& w, const unsigned char* operand, int pitch, int lane) {
+    const unsigned char* row = operand + (lane & 7) * pitch + (lane >> 3) * 16;
+#pragma unroll
+    for (int k = 0; k < W::kDepthTiles; k += 2) {
+      uint32_t b[2][4];
+#pragma unroll
+      for (int tile = 0; tile < 2; tile++)
+        dev::load_matrices(b[tile], row + tile * kTileSequences * pitch + k * kTileBytes);
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int m = 0; m < S::kRowTiles; m++) {
+          const Fragment a = w.fragment(m, k + i);
+#pragma unroll
+          for (int tile = 0; tile < 2; tile++) mma(T{}, sums[tile].at[m], a.at, b[tile][2 * i], b[tile][2 * i + 1]);
+        }
+    }
+  }
 };
 
 // float32 without rounding. A thread multiplies its words with all eight sequences; then the four threads of a row add
 // up, each keeping two sequences.
 struct Fma {
   using Element = float;
+  static constexpr int kMostTiles = most_tiles(Multiplier::kFma);  // two would need too many registers
   static LF_DEVICE float rounded(float x) { return x; }
   // Words of a pair of depth tiles are dealt out four in a row, so that a thread reads them at once.
   static LF_DEVICE int depth_byte(int tile, int r, int q) {
     return tile / 2 * 2 * kTileBytes + q * 16 + ((tile & 1) * 2 + (r >> 1)) * 4;
   }
 
-  template <class S>
-  static LF_DEVICE void multiply(Sums<S>& sums, const Weights<S>& w, const unsigned char* operand, int pitch,
-                                 int lane) {
-    static_assert(S::kDepthTiles % 2 == 0);
+  template <class S, class W>
+  static LF_DEVICE void multiply(Sums<S>& sums, const W& w, const unsigned char* operand, int pitch, int lane) {
+    static_assert(W::kDepthTiles % 2 == 0);
     const int q = lane & 3;
     float part[S::kHalves][kTileSequences] = {};
 #pragma unroll
-    for (int k = 0; k < S::kDepthTiles; k += 2)
+    for (int k = 0; k < W::kDepthTiles; k += 2)
 #pragma unroll
       for (int n = 0; n < kTileSequences; n++) {
         const auto x = load_pack<4>(reinterpret_cast<const float*>(operand + n * pitch + k * kTileBytes + q * 16));
 #pragma unroll
         for (int i = 0; i < S::kHalves; i++) {
-          const uint32_t (&even)[4] = w.at[i / 2][k];
-          const uint32_t (&odd)[4] = w.at[i / 2][k + 1];
-          part[i][n] += dev::float_of(even[i % 2]) * x.at[0] + dev::float_of(even[i % 2 + 2]) * x.at[1] +
-                        dev::float_of(odd[i % 2]) * x.at[2] + dev::float_of(odd[i % 2 + 2]) * x.at[3];
+          const Fragment even = w.fragment(i / 2, k), odd = w.fragment(i / 2, k + 1);
+          part[i][n] += dev::float_of(even.at[i % 2]) * x.at[0] + dev::float_of(even.at[i % 2 + 2]) * x.at[1] +
+                        dev::float_of(odd.at[i % 2]) * x.at[2] + dev::float_of(odd.at[i % 2 + 2]) * x.at[3];
         }
       }
 #pragma unroll
@@ -149,7 +174,7 @@ LF_DEVICE void load_weights(Weights<S>& w, unsigned char* stage, int lane, const
     for (int k = 0; k < S::kDepthTiles; k++)
 #pragma unroll
       for (int r = 0; r < 2; r++)
-        w.at[half / 2][k][half % 2 + 2 * r] =
+        w.at[half / 2][k].at[half % 2 + 2 * r] =
             *reinterpret_cast<const uint32_t*>(mine + Multiplier::depth_byte(k, 2 * r, lane & 3));
     dev::sync_warp();
   }

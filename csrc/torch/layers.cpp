@@ -76,19 +76,21 @@ class Call {
     return at::mul(y, mask_[layer]).mul_(kept > 0 ? 1 / kept : 0.);
   }
 
-  // What dropout does between the layers of a stack, whose rows are as wide as they are many features.
+  // A stack that begins with this layer, and what dropout does between its layers, whose rows are as wide as they are
+  // many features.
   template <class Params>
-  Stack<Params> stack() const {
+  Stack<Params> stack(int64_t first) const {
     Stack<Params> s;
     if (!mask_.defined()) return s;
-    s.kept = static_cast<const unsigned char*>(mask_.const_data_ptr());
+    s.kept = static_cast<const unsigned char*>(mask_.const_data_ptr()) + first * mask_.stride(0);
     s.scale = a_.dropout < 1 ? 1 / (1 - a_.dropout) : 0.;
     return s;
   }
-  bool goes_at_once(bool backward) const {
-    if (!device_.stacks || problem_.layers == 1 || problem_.directions > 1) return false;
-    return device_.stacks(params<ForwardParams>(0, input_, {}, {}), problem_.layers, backward, input_,
-                          problem_.float32_precision);
+  // Of so many layers that are left to do, how many are next.
+  int64_t layers_at_once(int64_t left, bool backward) const {
+    if (!device_.layers_at_once || left == 1 || problem_.directions > 1) return 1;
+    return device_.layers_at_once(params<ForwardParams>(0, input_, {}, {}), left, backward, input_,
+                                  problem_.float32_precision);
   }
 
   // x is the layer's input, y its output, reserve what this run keeps for backward (undefined: nothing).
@@ -161,27 +163,32 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
   const auto output_of = [&](int64_t layer) {
     return layer == problem.layers - 1 ? out.output : save_for_backward ? out.hidden[layer] : call.rows(width);
   };
-  const auto layer_after_layer = [&] {
-    at::Tensor x = call.input();
-    for (int64_t layer = 0; layer < problem.layers; layer++) {
-      const at::Tensor y = output_of(layer);
-      Directions<ForwardParams> runs;
-      for (int64_t d = 0; d < problem.directions; d++) runs.push_back(params(layer * problem.directions + d, x, y));
-      device.forward(runs, call.input(), problem.float32_precision);
-      if (layer < problem.layers - 1) x = call.drop(y, layer);
-    }
+  // One layer, or several at once: from x to the last one's output.
+  const auto one = [&](int64_t layer, const at::Tensor& x) {
+    const at::Tensor y = output_of(layer);
+    Directions<ForwardParams> runs;
+    for (int64_t d = 0; d < problem.directions; d++) runs.push_back(params(layer * problem.directions + d, x, y));
+    device.forward(runs, call.input(), problem.float32_precision);
+    return y;
   };
-  const auto at_once = [&] {
-    if (!call.goes_at_once(false)) return false;
-    auto stack = call.stack<ForwardParams>();
-    std::vector<at::Tensor> y;  // kept until the work has been put on the stream
-    for (int64_t layer = 0; layer < problem.layers; layer++) {
+  const auto several = [&](int64_t first, int64_t count, const at::Tensor& x) {
+    auto stack = call.stack<ForwardParams>(first);
+    std::vector<at::Tensor> y{x};  // kept until the work has been put on the stream
+    for (int64_t layer = first; layer < first + count; layer++) {
       y.push_back(output_of(layer));
-      stack.layers.push_back(params(layer, layer == 0 ? call.input() : y[layer - 1], y[layer]));
+      stack.layers.push_back(params(layer, y[y.size() - 2], y.back()));
     }
-    return device.forward_stack(stack, call.input(), problem.float32_precision);
+    return device.forward_stack(stack, call.input(), problem.float32_precision) ? y.back() : at::Tensor();
   };
-  if (!at_once()) layer_after_layer();
+  at::Tensor x = call.input();
+  for (int64_t layer = 0; layer < problem.layers;) {
+    int64_t count = call.layers_at_once(problem.layers - layer, false);
+    at::Tensor y;
+    if (count > 1) y = several(layer, count, x);
+    if (!y.defined()) y = one(layer, x), count = 1;
+    layer += count;
+    if (layer < problem.layers) x = call.drop(y, layer - 1);
+  }
   if (!save_for_backward) out.hidden = call.nothing(), out.reserve = call.nothing();
   return out;
 }
@@ -254,35 +261,37 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
   const auto gradient_of_input = [&](int64_t layer) {
     return below[layer] ? call.rows(problem.layer_input(layer)) : at::Tensor();
   };
-  const auto layer_after_layer = [&] {
-    for (int64_t layer = problem.layers - 1; layer >= 0; layer--) {
-      if (!below[layer + 1]) break;
-      const at::Tensor x = input_of(layer), dx = gradient_of_input(layer);
-      Directions<BackwardParams> runs;
-      for (int64_t d = 0; d < problem.directions; d++) {
-        runs.push_back(params(layer * problem.directions + d, x, dx));
-        runs.back().dy = rows_of<ConstRows>(dy, packed, d * problem.shape.output());
-      }
-      device.backward(runs, input, problem.float32_precision);
-      if (layer > 0) dy = dx.defined() ? call.drop(dx, layer - 1) : dx;
-      if (layer == 0 && wanted[0]) out.input = dx;
+  // One layer, or several at once: from dy of the last to dx of the first, if that is needed.
+  const auto one = [&](int64_t layer, const at::Tensor& dx) {
+    const at::Tensor x = input_of(layer);
+    Directions<BackwardParams> runs;
+    for (int64_t d = 0; d < problem.directions; d++) {
+      runs.push_back(params(layer * problem.directions + d, x, dx));
+      runs.back().dy = rows_of<ConstRows>(dy, packed, d * problem.shape.output());
     }
+    device.backward(runs, input, problem.float32_precision);
   };
-  const auto at_once = [&] {
-    if (!below[1] || !call.goes_at_once(true)) return false;
-    auto stack = call.stack<BackwardParams>();
-    const at::Tensor dx = gradient_of_input(0);
+  const auto several = [&](int64_t first, int64_t count, const at::Tensor& dx) {
+    auto stack = call.stack<BackwardParams>(first);
     std::vector<at::Tensor> x;  // kept until the work has been put on the stream
-    for (int64_t layer = 0; layer < problem.layers; layer++) {
+    for (int64_t layer = first; layer < first + count; layer++) {
       x.push_back(input_of(layer));
-      stack.layers.push_back(params(layer, x[layer], layer == 0 ? dx : at::Tensor()));
+      stack.layers.push_back(params(layer, x.back(), layer == first ? dx : at::Tensor()));
     }
     stack.layers.back().dy = rows_of<ConstRows>(dy, packed);
-    if (!device.backward_stack(stack, input, problem.float32_precision)) return false;
-    out.input = dx;
-    return true;
+    return device.backward_stack(stack, input, problem.float32_precision);
   };
-  if (!at_once()) layer_after_layer();
+  int64_t lowest = 0;  // of the layers at or below which something is wanted
+  while (lowest < problem.layers && !below[lowest + 1]) lowest++;
+  for (int64_t left = problem.layers; left > lowest;) {
+    int64_t count = call.layers_at_once(left - lowest, true);
+    at::Tensor dx = gradient_of_input(left - count);
+    if (count > 1 && !several(left - count, count, dx)) count = 1, dx = gradient_of_input(left - 1);
+    if (count == 1) one(left - 1, dx);
+    left -= count;
+    if (left > 0) dy = dx.defined() ? call.drop(dx, left - 1) : dx;
+    if (left == 0 && wanted[0]) out.input = dx;
+  }
 
   if (!out.input.defined()) out.input = call.nothing();
   for (auto* list : {&out.hx, &out.weights})

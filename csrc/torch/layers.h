@@ -16,7 +16,7 @@ at::Tensor plain_empty(at::IntArrayRef sizes, const at::TensorOptions& options);
 template <class Params>
 using Directions = std::vector<Params>;
 
-// The layers of a call in one direction, from the bottom up: see cuda::RunsOf.
+// Layers of a call in one direction that go at once, from the bottom up: see cuda::RunsOf.
 template <class Params>
 struct Stack {
   std::vector<Params> layers;
@@ -31,10 +31,10 @@ struct Device {
   void (*backward)(Directions<BackwardParams>& runs, const at::Tensor& like, std::optional<Float32Precision> precision);
   at::Tensor (*empty)(at::IntArrayRef sizes, const at::TensorOptions& options) = plain_empty;  // memory for results
 
-  // Whether so many layers like this one are worth doing at once (null: never), and that: false if it cannot be after
+  // How many of so many layers like this one are worth doing at once (null: one), and that: false if it cannot be after
   // all, and nothing has been done.
-  bool (*stacks)(const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor& like,
-                 std::optional<Float32Precision> precision) = nullptr;
+  int64_t (*layers_at_once)(const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor& like,
+                            std::optional<Float32Precision> precision) = nullptr;
   bool (*forward_stack)(Stack<ForwardParams>& stack, const at::Tensor& like,
                         std::optional<Float32Precision> precision) = nullptr;
   bool (*backward_stack)(Stack<BackwardParams>& stack, const at::Tensor& like,

@@ -153,14 +153,16 @@ py::dict cuda_plan(const std::string& cell, const std::string& dtype, int64_t st
   p.shape.input = input;
   p.shape.hidden = hidden;
   p.shape.projection = projection;
-  const bool stacked = directions == 1 && cuda::stacks(p, layers, context, backward);
-  const int runs = stacked ? layers : directions;
+  const int at_once = directions == 1 ? static_cast<int>(cuda::layers_at_once(p, layers, context, backward)) : 1;
+  const bool stacked = at_once > 1;
+  const int runs = stacked ? at_once : directions;
   const cuda::Plan plan = cuda::plan_for(p, runs, stacked, context, backward);
   static const char* const kRegimes[] = {"general", "one SM", "cluster", "whole GPU", "stack"};
   py::dict d;
   d["regime"] = kRegimes[static_cast<int>(plan.regime)];
   d["microseconds"] = plan.microseconds;
   d["text"] = cuda::describe(plan);
+  d["layers"] = at_once;
   d["candidates"] = cuda::candidates(cuda::request_for(p, runs, stacked, context, backward), context.gpu);
   return d;
 }

@@ -92,11 +92,11 @@ void run(Directions<Params>& directions, const at::Tensor& like, std::optional<F
     attempt(device, directions, runs, like, precision, kernels);
 }
 
-bool stacks(const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor& like,
-            std::optional<Float32Precision> precision) {
+int64_t layers_at_once(const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor& like,
+                       std::optional<Float32Precision> precision) {
   const c10::cuda::CUDAGuard guard(like.device());
   const CudaDevice& device = CudaDevice::ready(like.device().index());
-  return cuda::stacks(layer, layers, context_of(device, like, precision), backward);
+  return cuda::layers_at_once(layer, layers, context_of(device, like, precision), backward);
 }
 template <class Params>
 bool run_stack(Stack<Params>& stack, const at::Tensor& like, std::optional<Float32Precision> precision,
@@ -114,7 +114,7 @@ const Device kCuda{cuda::reserve_width,
                    [](Directions<BackwardParams>& runs, const at::Tensor& like,
                       std::optional<Float32Precision> precision) { run(runs, like, precision, kBackward); },
                    plain_empty,
-                   stacks,
+                   layers_at_once,
                    [](Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
                      return run_stack(stack, like, precision, kForward);
                    },

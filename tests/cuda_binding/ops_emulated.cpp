@@ -100,7 +100,7 @@ const Device kEmulated{
     plain_empty,
     [](const ForwardParams& layer, int64_t layers, bool backward, const at::Tensor&,
        std::optional<Float32Precision> precision) {
-      return cuda::stacks(layer, layers, context_of(precision), backward);
+      return cuda::layers_at_once(layer, layers, context_of(precision), backward);
     },
     [](Stack<ForwardParams>& stack, const at::Tensor& like, std::optional<Float32Precision> precision) {
       run(stack.layers, runs_of(stack), like, precision, cuda::forward_workspace_bytes, cuda::forward);

@@ -63,12 +63,9 @@ struct Outlier {
   const char* reason;
 };
 constexpr Outlier kOutliers[] = {
-    {"bf16", false, 2048, 1, 64, "W_hh does not fit into the registers, and no kernel keeps a part in shared memory"},
-    {"bf16", true, 2048, 1, 16, "the same"},
-    {"tf32", false, 2048, 1, 16, "the same; nor does one read a part of it from L2"},
+    {"tf32", false, 2048, 1, 16, "W_hh does not fit on chip, and no kernel reads a part of it from L2"},
     {"f32", false, 2048, 1, 1, "the same"},
     {"bf16", false, 1024, 256, 256, "mma.sync, where the estimate has wgmma at 0.7 of its cycles from 64 sequences on"},
-    {"bf16", true, 1024, 64, 64, "the same; and a warp has 16 rows, so that it waits for the operand's bytes"},
     {"f32", false, 64, 1, 64, "a warp holds 64 registers of weights at least: one scheduler of four has work"},
     {"f32", false, 128, 1, 1, "a tile of eight sequences takes as long as one"},
 };

@@ -29,7 +29,9 @@ FLAGS += ["-DLSTMFAST_EMULATED_CELLS=portable::LstmCell"]  # one cell is enough,
 
 class Mutation(NamedTuple):
     name: str
-    test: str  # what runs: "persistent" kernels, only those with "tf32", these watched for "order", the "general" path
+    # what runs: "persistent" kernels, those with weights "split", only those with "tf32", these watched for "order",
+    # the "general" path
+    test: str
     file: str  # in csrc/cuda
     quick: bool
     everywhere: bool

@@ -1,6 +1,6 @@
 // All of the CUDA code for one type in one program, quick to compile: what mutate.py breaks and runs. It stops at the
-// first call that is wrong. TEST_GENERAL, TEST_PERSISTENT or TEST_TF32 says which kernels run; TEST_ORDER, those of
-// TF32, directions and stacks too, for a program that ThreadSanitizer watches (order.h).
+// first call that is wrong. TEST_GENERAL, TEST_PERSISTENT, TEST_SPLIT or TEST_TF32 says which kernels run; TEST_ORDER,
+// those of TF32, directions and stacks too, for a program that ThreadSanitizer watches (order.h).
 #define LSTMFAST_EMULATION_MAIN
 // clang-format off
 #include "cuda/plan.cpp"
@@ -48,12 +48,20 @@ int main(int argc, char** argv) {
 #elif defined(TEST_TF32)
     const bool tf32 = true;
     RandomCall call(random, {{DType::kFloat32}, false, i % 2 == 1, 1});
+#elif defined(TEST_SPLIT)
+    if (i >= count / 3) break;  // they are large
+    const bool tf32 = random() % 2;
+    RandomCall call(random, {{DType::kFloat32}, false, false, 1, true, false, true});
 #else
     const bool tf32 = random() % 2;
     RandomCall call(random, {{DType::kFloat32}, true, i % 2 == 1, 1, true, true});
 #endif
     Run run;
+#ifdef TEST_SPLIT
+    if (!draw_split_run(random, call, run, tf32)) continue;
+#else
     draw_run(random, run, tf32);
+#endif
 #ifdef TEST_GENERAL
     run.context.persistent = false;
 #endif

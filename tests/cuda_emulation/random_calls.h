@@ -12,6 +12,7 @@ struct Draw {
   int cells = kCells;
   bool directions = false;  // some calls have both
   bool stacks = false;      // some have several layers
+  bool deep = false;        // LSTM whose weights need more than the registers of a few warps
 };
 
 struct RandomCall {
@@ -25,11 +26,14 @@ struct RandomCall {
     const auto chance = [&](uint64_t in) { return random() % in == 0; };
     Problem p;
     p.cell = static_cast<int>(random() % static_cast<uint64_t>(draw.cells));
+    if (draw.deep) p.cell = find_cell(draw.cells > 1 && chance(2) ? "LSTM_LINEAR" : "LSTM");
     p.dtype = draw.dtypes[random() % draw.dtypes.size()];
     p.steps = pick({1, 2, 3, 5});
     p.batch = draw.large ? pick({1, 8, 17, 33}) : pick({1, 2, 7, 8, 9, 17});
     p.input = pick({1, 3, 8, 17});
     p.hidden = draw.large ? pick({48, 72, 129, 150}) : pick({1, 3, 8, 16, 20, 20, 33, 33});
+    if (draw.deep) p.hidden = size_of(p.dtype) == 2 ? pick({136, 264, 270}) : pick({72, 136, 264, 264});
+    if (draw.deep) p.batch = pick({1, 8, 17, 33}), p.steps = pick({1, 2, 3});
     if (draw.projections && p.has_c() && chance(4)) p.projection = pick({1, 2, 8, 16});
     if (p.projection >= p.hidden) p.projection = 0;
     p.reverse = chance(2);
@@ -109,6 +113,24 @@ inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
   run.context.gpu.sm_count = static_cast<int>(1 + random() % 8);  // large problems then have several tiles a group
   run.context.candidate = random() % 4 ? static_cast<int>(random() % 64) : -1;
   run.seed = random() % 5;
+}
+
+// The same, where a part of the weights is in shared memory, forward or backward. False if this call needs none.
+inline bool draw_split_run(std::mt19937_64& random, const RandomCall& call, Run& run, const bool& tf32) {
+  draw_run(random, run, tf32);
+  run.context.gpu.sm_count = static_cast<int>(3 + random() % 16);
+  ForwardParams like;
+  const Problem& p = call.runs[0];
+  like.cell = p.cell, like.dtype = p.dtype;
+  like.shape.steps = p.steps, like.shape.batch = p.batch, like.shape.hidden = p.hidden;
+  like.shape.projection = p.projection;
+  for (int i = 0; i < 200; i++) {
+    run.context.candidate = static_cast<int>(random() % 200);
+    for (const bool backward : {false, true})
+      if (cuda::plan_for(like, static_cast<int>(call.runs.size()), false, run.context, backward).tiling.is_split())
+        return true;
+  }
+  return false;
 }
 
 inline double check_call(const RandomCall& call, const Run& run) {

@@ -107,9 +107,11 @@ int main() {
       LstmCall call(steps, true);
       check("forward", regime, steps, call.forward(in(regime, call, false)),
             general ? Counts{1 + steps, steps, 0} : Counts{1, 1, clears});
-      // The products of the steps, and of h0's gradient; dx, dW_ih, dW_hh. What sorts h, and two for the biases.
+      // The products of the steps, and of h0's gradient; dx, dW_ih, dW_hh, which has two: of h0, and of all h after it,
+      // where there are any. Two kernels for the biases.
+      const int64_t sorts = steps == 1;
       check("backward", regime, steps, call.backward(in(regime, call, true)),
-            general ? Counts{steps - 1 + 4, steps + 3, 0} : Counts{3, 4, clears});
+            general ? Counts{steps - 1 + 5 - sorts, steps + 2 + sorts, 0} : Counts{4 - sorts, 3 + sorts, clears});
     }
     LstmCall stateless(steps, false);
     check("forward without a state", Regime::kGeneral, steps, stateless.forward(in(Regime::kGeneral, stateless, false)),

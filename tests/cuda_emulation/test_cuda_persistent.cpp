@@ -35,8 +35,32 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
       seen["both directions at once, " + where]++;
     }
     if (problem.projection) seen["projection, " + where]++;
+    if (!t.is_split()) continue;
+    const std::string split = backward ? "split, backward" : "split, forward";
+    seen[split + (plan.multiplier == cuda::Multiplier::kFma ? ", fma" : ", mma")]++;
+    seen[split + (t.slices > 1 ? ", slices" : ", one slice")]++;
+    if (t.tiles > 1 && t.tiles % 2) seen[split + ", an odd tile"]++;
+    if (t.tiles > t.sum_tiles) seen[split + ", several rounds"]++;
+    if (!problem.sizes.empty()) seen[split + ", packed"]++;
   }
 }
+// Weights in registers and in shared memory.
+void check_split(std::mt19937_64& random, std::map<std::string, int>& seen) {
+  for (int i = 0; i < 40; i++) {
+    const RandomCall call(
+        random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, true, false, kCells, true, false, true});
+    Run run;
+    const bool tf32 = random() % 2;
+    if (!draw_split_run(random, call, run, tf32)) continue;
+    note(call, run, seen);
+    check_call(call, run);
+  }
+  for (const char* direction : {"forward", "backward"})
+    for (const char* kind :
+         {", fma", ", mma", ", slices", ", one slice", ", an odd tile", ", several rounds", ", packed"})
+      CHECK(seen[std::string("split, ") + direction + kind] > 0);
+}
+
 // The same call has the same bits in every schedule.
 void check_determinism(std::mt19937_64& random) {
   for (int i = 0; i < 20; i++) {
@@ -90,6 +114,7 @@ int main(int argc, char** argv) {
     note(call, run, seen);
     worst = std::max(worst, check_call(call, run));
   }
+  if (only < 0) check_split(random, seen);
   for (const auto& [plan, n] : seen) std::printf("%5d  %s\n", n, plan.c_str());
   std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
   // Nothing that is to be covered here goes without.

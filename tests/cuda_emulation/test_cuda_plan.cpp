@@ -38,12 +38,23 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
   // Everything is covered: the units, the depth and the sequences; and no group is without work.
   CHECK(static_cast<int64_t>(t.group_blocks) * t.unit_warps * t.warp_units >= r.hidden);
   CHECK(static_cast<int64_t>(t.group_blocks - 1) * t.unit_warps * t.warp_units < r.hidden);
-  CHECK(static_cast<int64_t>(t.slices - t.own_slice) * t.depth_tiles * 32 >= exchange_width(r) * size_of(r.dtype));
+  const int64_t slice_bytes = (t.depth_tiles + t.shared_tiles) * 32;
+  CHECK((t.slices - t.own_slice) * slice_bytes >= exchange_width(r) * size_of(r.dtype));
   CHECK(t.own_slice == 0 || t.slices == 2 * t.own_slice);
   CHECK(static_cast<int64_t>(t.groups) * t.tiles * 8 >= r.batch);
   CHECK(static_cast<int64_t>(t.groups - 1) * t.tiles * 8 < r.batch);
   // Rows of the operand are aligned, and eight of them fall into different banks.
-  CHECK(t.pitch % 16 == 0 && t.pitch % 128 != 0 && t.pitch >= t.slices * t.depth_tiles * 32);
+  CHECK(t.pitch % 16 == 0 && t.pitch % 128 != 0);
+  CHECK(t.pitch >= (t.is_split() ? t.piece_bytes() : t.slices * t.depth_tiles * 32));
+  // Slices' sums have room: for all tiles, or for whole pairs of them.
+  if (!t.is_split()) {
+    CHECK(t.sum_tiles == (t.slices > 1 ? t.tiles : 0));
+    return;
+  }
+  CHECK(p.regime == Regime::kWholeGpu && t.weight_registers() == kSplitRegisters);
+  CHECK(t.depth_tiles % kPieceTiles == 0 && t.shared_tiles % kPieceTiles == 0);
+  CHECK(t.sum_tiles > 0 && t.sum_tiles % t.part_tiles == 0);
+  CHECK(t.weight_bytes() < t.shared_bytes);
 }
 
 void everything_that_is_planned_can_run() {
@@ -106,7 +117,7 @@ void choices() {
   CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kWholeGpu);
   projected.steps = 1;
   CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kGeneral);
-  projected.steps = 100, projected.hidden = 2048;
+  projected.steps = 100, projected.hidden = 4096;
   CHECK(make_plan(projected, *gpu_named("H200")).regime == Regime::kGeneral);
   // A few steps are not worth loading the weights of many SMs.
   CHECK(make_plan({false, 4, DType::kBFloat16, false, 16, 512, 0, 1}, *gpu_named("A100")).regime == Regime::kGeneral);
@@ -114,6 +125,31 @@ void choices() {
   no_cooperation.cooperative = false;
   CHECK(make_plan({false, 4, DType::kBFloat16, false, 16, 1024, 0}, no_cooperation).regime == Regime::kGeneral);
   CHECK(!gpu_named("no such GPU"));
+}
+
+// What the registers cannot hold of W_hh is in shared memory, where there is enough of both.
+void split_weights() {
+  const auto plan = [](const char* gpu, DType dtype, int64_t batch, int64_t hidden, bool backward, bool tf32 = true) {
+    return make_plan({backward, 4, dtype, tf32, batch, hidden, 0}, *gpu_named(gpu));
+  };
+  for (const bool backward : {false, true}) {
+    for (const char* gpu : {"H100", "H200", "B200"})
+      for (const DType dtype : {DType::kBFloat16, DType::kFloat16})
+        for (const int64_t batch : {1, 16}) {
+          const Plan p = plan(gpu, dtype, batch, 2048, backward);
+          CHECK(p.regime == Regime::kWholeGpu && p.tiling.is_split());
+          CHECK(describe(p).find("a part of the weights in shared memory") != std::string::npos);
+        }
+    // float32: 132 SMs have registers for 8 units each at H = 1024. 16 need as much again in shared memory.
+    for (const bool tf32 : {true, false})
+      CHECK(plan("H200", DType::kFloat32, 1, 1088, backward, tf32).tiling.is_split());
+    CHECK(plan("H200", DType::kFloat32, 1, 1536, backward).regime == Regime::kGeneral);
+    // Not where nothing is gained: reading them every step takes longer.
+    CHECK(!plan("H200", DType::kBFloat16, 1, 1024, backward).tiling.is_split());
+    CHECK(plan("A100", DType::kBFloat16, 1, 2048, backward).regime == Regime::kGeneral);  // 32 MiB for 108 SMs
+  }
+  CHECK(plan("A100", DType::kFloat32, 1, 1024, false).tiling.is_split());          // 16 MiB, of which 13 in registers
+  CHECK(plan("A100", DType::kFloat32, 1, 1024, true).regime == Regime::kGeneral);  // the operand is four times as wide
 }
 
 // Both directions go on at once where they fit, which is never slower by the model: half of the SMs are enough for
@@ -134,7 +170,7 @@ void directions() {
   // W_hh of one direction fits, that of two does not.
   GpuInfo small = gpu;
   small.sm_count = 60;
-  r = {false, 4, DType::kBFloat16, false, 16, 768, 0};
+  r = {false, 4, DType::kBFloat16, false, 16, 1024, 0};
   r.runs = 2;
   const Plan plan = make_plan(r, small);
   CHECK(plan.regime == Regime::kWholeGpu && plan.runs == 1);
@@ -150,7 +186,7 @@ void layers() {
       r.backward = backward, r.runs = layers, r.hidden = 256;
       const Plan plan = make_plan(r, gpu);
       CHECK(plan.regime == Regime::kStack && plan.runs == layers);
-      CHECK(describe(plan).find("all layers in one launch") != std::string::npos);
+      CHECK(describe(plan).find(std::to_string(layers) + " layers in one launch") != std::string::npos);
       r.hidden = 1024;
       CHECK(make_plan(r, gpu).regime == Regime::kWholeGpu);
     }
@@ -160,19 +196,29 @@ void layers() {
   Context context;
   context.gpu = gpu;
   CHECK(stacks(p, 2, context, false) && !stacks(p, 1, context, false) && !stacks(p, kMostRuns + 1, context, false));
+  // More layers than fit go in as many launches as are expected to take the least time together, of equal size or
+  // nearly; the more they fill the GPU, the fewer at once.
+  for (const bool backward : {false, true}) {
+    CHECK(layers_at_once(p, 4, context, backward) == 4);
+    CHECK(layers_at_once(p, kMostRuns + 2, context, backward) <= kMostRuns);
+    CHECK(layers_at_once(p, kMostRuns + 2, context, backward) > 1);
+    p.shape.hidden = 512;
+    CHECK(layers_at_once(p, 2, context, backward) == 2 && !stacks(p, 8, context, backward));
+    const int64_t some = layers_at_once(p, 8, context, backward);
+    CHECK(some > 1 && some < 8 && stacks(p, some, context, backward));
+    CHECK(layers_at_once(p, 1, context, backward) == 1);
+    p.shape.hidden = 2048;
+    CHECK(layers_at_once(p, 8, context, backward) == 1);
+    p.shape.hidden = 256;
+  }
   p.shape.projection = 8;
-  CHECK(!stacks(p, 2, context, false));
+  CHECK(!stacks(p, 2, context, false) && layers_at_once(p, 2, context, false) == 1);
   p.shape.projection = 0, context.persistent = false;
-  CHECK(!stacks(p, 2, context, false));
+  CHECK(!stacks(p, 2, context, false) && layers_at_once(p, 2, context, false) == 1);
 }
 
 // ---- the model of time
 
-// What the planner minimizes: the whole call.
-double call_microseconds(const Plan& p, const Request& r, const GpuInfo& gpu) {
-  return p.microseconds * static_cast<double>(r.steps) +
-         (p.regime == Regime::kGeneral ? 0 : start_microseconds(r, gpu));
-}
 // The best that the model finds in a regime, infinite where there is nothing.
 double best_of(Regime regime, const Request& r, const GpuInfo& gpu) {
   if (regime == Regime::kGeneral) return general_microseconds(r, gpu) * static_cast<double>(r.steps);
@@ -231,6 +277,13 @@ void counted_steps() {
   // The exchange of 8 sequences x 64 units x 2 bytes.
   CHECK_NEAR(cycles(r, Regime::kCluster) - cycles(r, Regime::kOneSm), 400 + 1024. / 14, 1e-9);
   CHECK_NEAR(cycles(r, Regime::kWholeGpu) - cycles(r, Regime::kOneSm), 1500 + 2 * 40 + 1024. / 48, 1e-9);
+  // W_hh in shared memory too: 8 warps x 8 tiles of 2 x 512 bytes, once for both tiles of sequences, beside 8 x 12 x
+  // 256 bytes of the operand for each, take longer at 128 than 2 x 2 x 24 mma. Three pieces, once for both tiles.
+  Tiling split = t;
+  split.shared_tiles = 8, split.tiles = 2, split.part_tiles = 2, split.sum_tiles = 2;
+  const double reads = (8 * 8 * 2 * 512 + 2 * 8 * 12 * 256) / 128.;
+  CHECK_NEAR(persistent_microseconds(r, split, 1, Regime::kWholeGpu, Multiplier::kTensorCores, gpu) * 1830,
+             reads + 200 + 40 + 64 * 16 * .4 + 40 + 2 * (8 * 2 + 4) + 1500 + 4 * 40 + 2 * 8 * 3 * 128 / 48., 1e-9);
   // One row tile for each read of the operand: 12 warps x 4 x 256 bytes at 128 take longer than 3 x 4 mma.
   t.row_tiles = 1, t.unit_warps = 12;
   CHECK_NEAR(cycles(r, Regime::kOneSm), 12 * 4 * 2 + 200 + 40 + 96 * 8 * .4, 1e-9);
@@ -298,6 +351,7 @@ int main(int argc, char** argv) {
   }
   everything_that_is_planned_can_run();
   choices();
+  split_weights();
   directions();
   layers();
   expectations();
