@@ -212,7 +212,7 @@ LF_INLINE void outer_tile(const OuterProduct<C, S>& p, const C* const (&factors)
 
 // Few rows of x leave little to do but to store: a row of dst after the other, one stream. With more, M rows of dst
 // share what is loaded of x, and a panel's width of all x stays in L1 while dst's rows pass by.
-constexpr int64_t kRowsOfOneStream = 8;
+constexpr int64_t kRowsOfOneStream = 16;
 template <class C, class S, class RowOf>
 void write_outer(const Team& team, const Matrix& dst, const OuterProduct<C, S>& p, int64_t depth, const RowOf& row_of) {
   constexpr int64_t kAhead = 1024 / sizeof(S);

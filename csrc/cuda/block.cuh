@@ -54,7 +54,10 @@ struct SharedMemory {
   LF_DEVICE SharedMemory(const Tiling& t, int weight_bytes, int operand_rows) {
     operand = dev::shared_memory() + weight_bytes;
     sums = reinterpret_cast<float*>(operand + operand_rows * t.pitch);
-    state = sums + t.sum_tiles * t.warps() * S::kRowTiles * 4 * 32;
+    // sum_tiles says the same of what is not split, but the kernels with the fewest registers would spill over it.
+    state = sums + (weight_bytes   ? t.sum_tiles * t.warps() * S::kRowTiles * 4 * 32
+                    : t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32
+                                   : 0);
     biases = state + t.tiles * t.unit_warps * values * 32;
   }
   // Value i of the state that this thread keeps for tile j: a place that no other thread touches.

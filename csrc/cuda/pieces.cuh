@@ -23,7 +23,7 @@ struct RegisterPiece {
   static constexpr int kDepthTiles = kPieceTiles;
   const Weights<S>& weights;
   int first;
-  LF_DEVICE const Fragment& fragment(int row_tile, int depth_tile) const {
+  LF_DEVICE const uint32_t (&fragment(int row_tile, int depth_tile) const)[4] {
     return weights.at[row_tile][first + depth_tile];
   }
 };
@@ -34,7 +34,13 @@ struct SharedPiece {
   LF_DEVICE uint32_t* words(int row_tile, int depth_tile) const {
     return reinterpret_cast<uint32_t*>(at + (depth_tile * S::kRowTiles + row_tile) * kFragmentBytes);
   }
-  LF_DEVICE Fragment fragment(int row_tile, int depth_tile) const { return load_pack<4>(words(row_tile, depth_tile)); }
+  LF_DEVICE Fragment fragment(int row_tile, int depth_tile) const {
+    const Pack<uint32_t, 4> a = load_pack<4>(words(row_tile, depth_tile));
+    return {{a.at[0], a.at[1], a.at[2], a.at[3]}};
+  }
+  LF_DEVICE void store(int row_tile, int depth_tile, const uint32_t (&a)[4]) const {
+    store_pack(words(row_tile, depth_tile), Pack<uint32_t, 4>{a[0], a[1], a[2], a[3]});
+  }
 };
 
 template <class S>
@@ -76,7 +82,7 @@ struct SplitWeights {
 #pragma unroll
       for (int k = 0; k < kPieceTiles; k++)
 #pragma unroll
-        for (int m = 0; m < S::kRowTiles; m++) store_pack(shared_piece(i).words(m, k), piece.at[m][k]);
+        for (int m = 0; m < S::kRowTiles; m++) shared_piece(i).store(m, k, piece.at[m][k]);
     }
   }
 };

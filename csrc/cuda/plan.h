@@ -48,7 +48,6 @@ LF_HOST_DEVICE constexpr int most_tiles(Multiplier multiplier) {
 struct Tiling {
   int row_tiles = 0;     // 16 rows each, per warp
   int depth_tiles = 0;   // per warp, in registers
-  int shared_tiles = 0;  // per warp, in shared memory
   int slices = 0;        // warps that share rows
   int own_slice = 0;     // in a stack, slices before this one multiply by what the layer beside hands on
   int unit_warps = 0;    // warps of a block side by side in hidden units
@@ -56,9 +55,11 @@ struct Tiling {
   int group_blocks = 0;  // blocks that share W_hh
   int groups = 0;        // each has all of W_hh, and a part of the batch
   int tiles = 0;         // 8 sequences each, per group
-  int part_tiles = 1;    // of sequences that go through a piece together
-  int sum_tiles = 0;     // for so many the sums of slices have room at once
   int pitch = 0;         // bytes of an operand's row in shared memory
+  // Behind what every kernel reads: another order costs some of them registers, which are loaded in pairs.
+  int sum_tiles = 0;     // for so many the sums of slices have room at once
+  int shared_tiles = 0;  // per warp, in shared memory
+  int part_tiles = 1;    // of sequences that go through a piece together
   int64_t shared_bytes = 0;
 
   LF_HOST_DEVICE int warps() const { return slices * unit_warps; }

@@ -22,14 +22,18 @@ struct WarpShape {
 };
 
 // The four words of a row tile and a depth tile that a lane holds: A of an mma.
-using Fragment = Pack<uint32_t, 4>;
+struct Fragment {
+  uint32_t at[4];
+};
 
 template <class S>
 struct Weights {
   static constexpr int kDepthTiles = S::kDepthTiles;
-  Fragment at[S::kRowTiles][S::kDepthTiles];
-  LF_DEVICE const Fragment& fragment(int row_tile, int depth_tile) const { return at[row_tile][depth_tile]; }
+  uint32_t at[S::kRowTiles][S::kDepthTiles][4];
+  LF_DEVICE const uint32_t (&fragment(int row_tile, int depth_tile) const)[4] { return at[row_tile][depth_tile]; }
 };
+LF_DEVICE const uint32_t (&words_of(const uint32_t (&a)[4]))[4] { return a; }
+LF_DEVICE const uint32_t (&words_of(const Fragment& a))[4] { return a.at; }
 // Element e of sequence 2q + e in rows g of half i: at[i / 2][i % 2 * 2 + e].
 template <class S>
 struct Sums {
@@ -71,8 +75,8 @@ struct TensorCores {
       dev::load_matrices(b, row + k * kTileBytes);
 #pragma unroll
       for (int m = 0; m < S::kRowTiles; m++) {
-        mma(T{}, sums.at[m], w.fragment(m, k).at, b[0], b[1]);
-        mma(T{}, odd.at[m], w.fragment(m, k + 1).at, b[2], b[3]);
+        mma(T{}, sums.at[m], words_of(w.fragment(m, k)), b[0], b[1]);
+        mma(T{}, odd.at[m], words_of(w.fragment(m, k + 1)), b[2], b[3]);
       }
     }
 #pragma unroll
@@ -94,9 +98,10 @@ struct TensorCores {
       for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int m = 0; m < S::kRowTiles; m++) {
-          const Fragment a = w.fragment(m, k + i);
+          const auto& a = w.fragment(m, k + i);
 #pragma unroll
-          for (int tile = 0; tile < 2; tile++) mma(T{}, sums[tile].at[m], a.at, b[tile][2 * i], b[tile][2 * i + 1]);
+          for (int tile = 0; tile < 2; tile++)
+            mma(T{}, sums[tile].at[m], words_of(a), b[tile][2 * i], b[tile][2 * i + 1]);
         }
     }
   }
@@ -125,9 +130,10 @@ struct Fma {
         const auto x = load_pack<4>(reinterpret_cast<const float*>(operand + n * pitch + k * kTileBytes + q * 16));
 #pragma unroll
         for (int i = 0; i < S::kHalves; i++) {
-          const Fragment even = w.fragment(i / 2, k), odd = w.fragment(i / 2, k + 1);
-          part[i][n] += dev::float_of(even.at[i % 2]) * x.at[0] + dev::float_of(even.at[i % 2 + 2]) * x.at[1] +
-                        dev::float_of(odd.at[i % 2]) * x.at[2] + dev::float_of(odd.at[i % 2 + 2]) * x.at[3];
+          const auto &a = w.fragment(i / 2, k), &b = w.fragment(i / 2, k + 1);
+          const uint32_t (&even)[4] = words_of(a), (&odd)[4] = words_of(b);
+          part[i][n] += dev::float_of(even[i % 2]) * x.at[0] + dev::float_of(even[i % 2 + 2]) * x.at[1] +
+                        dev::float_of(odd[i % 2]) * x.at[2] + dev::float_of(odd[i % 2 + 2]) * x.at[3];
         }
       }
 #pragma unroll
@@ -174,7 +180,7 @@ LF_DEVICE void load_weights(Weights<S>& w, unsigned char* stage, int lane, const
     for (int k = 0; k < S::kDepthTiles; k++)
 #pragma unroll
       for (int r = 0; r < 2; r++)
-        w.at[half / 2][k].at[half % 2 + 2 * r] =
+        w.at[half / 2][k][half % 2 + 2 * r] =
             *reinterpret_cast<const uint32_t*>(mine + Multiplier::depth_byte(k, 2 * r, lane & 3));
     dev::sync_warp();
   }
