@@ -31,7 +31,7 @@ __global__ void block_barriers(const __grid_constant__ Rounds p) {
 // One barrier of the cluster a round.
 __global__ void cluster_barriers(const __grid_constant__ Rounds p) {
 #pragma unroll 1
-  for (int r = 0; r < p.rounds; r++) dev::cluster_sync();
+  for (int r = 0; r < p.rounds; r++) dev::cluster_arrive(), dev::cluster_wait();
   keep(p, 1);
 }
 
@@ -83,7 +83,7 @@ __global__ void through_cluster(const __grid_constant__ Rounds p) {
   unsigned char* shared = dev::shared_memory();
   const int rank = static_cast<int>(dev::cluster_rank()), part = p.bytes / p.blocks;
   const int first = static_cast<int>(dev::thread_index()) * 16, stride = static_cast<int>(dev::thread_count()) * 16;
-  dev::cluster_sync();  // all blocks are there
+  dev::cluster_arrive(), dev::cluster_wait();  // all blocks are there
   float sum = 0;
 #pragma unroll 1
   for (int r = 0; r < p.rounds; r++) {
@@ -92,7 +92,7 @@ __global__ void through_cluster(const __grid_constant__ Rounds p) {
     for (int at = first; at < part; at += stride)
       for (unsigned to = 0; to < static_cast<unsigned>(p.blocks); to++)
         dev::store_remote(operand + rank * part + at, words(r, rank), to);
-    dev::cluster_sync();
+    dev::cluster_arrive(), dev::cluster_wait();
     sum += word_of(operand, p.bytes);
   }
   keep(p, sum);

@@ -92,6 +92,7 @@ class Backward : public Call {
     } else {
       r.dy = q_.dy, r.dh_n = q_.dh_n, r.dh0 = q_.dh0;
     }
+    r.dy = stepped(r.dy);
     if (has_c_) r.c = reserve_.c, r.c0 = p_.c0, r.dc_n = q_.dc_n, r.dc0 = q_.dc0;
     r.dgates = dgates_;
     return r;

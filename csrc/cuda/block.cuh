@@ -12,36 +12,27 @@ struct Place {
   int unit, first;  // the warp's first hidden unit, the group's first sequence
 
   LF_DEVICE explicit Place(const Tiling& tiling) : t(tiling) {
-    warp = static_cast<int>(dev::thread_index()) / 32;
-    lane = static_cast<int>(dev::thread_index()) % 32;
-    g = lane / 4, q = lane % 4;
+    const unsigned thread = dev::thread_index();
+    warp = static_cast<int>(thread / 32), lane = static_cast<int>(thread % 32);
+    g = static_cast<int>(thread % 32 / 4), q = static_cast<int>(thread % 4);
     slice = warp % t.slices, unit_warp = warp / t.slices;
-    const int block = static_cast<int>(dev::block_index());
-    unit = (block % t.group_blocks * t.unit_warps + unit_warp) * t.warp_units + g;
-    first = block / t.group_blocks % t.groups * t.tiles * kTileSequences;
+    unit = (static_cast<int>(dev::block_index()) * t.unit_warps + unit_warp) * t.warp_units + g;
+    first = static_cast<int>(dev::group_index()) * t.tiles * kTileSequences;
   }
   // Sequence e of the thread's two in tile j, within the group.
   LF_DEVICE int local(int j, int e) const { return j * kTileSequences + q * 2 + e; }
 };
 
-// Which of the launch's runs this block works on.
-LF_DEVICE int run_index(const Tiling& t) { return static_cast<int>(dev::block_index()) / t.blocks(); }
-
 // The steps as the device sees them: a step's sequences are the first `active`, its rows begin at `row`. A step that
 // does not exist has none.
 struct DeviceStep {
-  int t, active;
-  int64_t row;
+  int t, active, row;
 };
 LF_DEVICE DeviceStep device_step(const PersistentCall& p, int t) {
   if (t < 0 || t >= p.steps) return {t, 0, 0};
-  if (!p.offsets) return {t, p.batch, static_cast<int64_t>(t) * p.batch};
-  return {t, static_cast<int>(p.offsets[t + 1] - p.offsets[t]), p.offsets[t]};
-}
-template <class T, class P>
-LF_DEVICE auto* row_at(const RowsOf<P>& rows, const PersistentCall& p, const DeviceStep& step, int n) {
-  return row<T>(rows, 0) +
-         (p.offsets ? (step.row + n) * rows.row_stride : step.t * rows.step_stride + n * rows.row_stride);
+  if (!p.offsets) return {t, p.batch, t * p.batch};
+  const int row = static_cast<int>(p.offsets[t]);
+  return {t, static_cast<int>(p.offsets[t + 1]) - row, row};
 }
 
 // A block's shared memory: weights, where registers are not enough (pieces.cuh); the operand's tiles, the sums of
@@ -89,5 +80,22 @@ struct SharedMemory {
       store_pack(reinterpret_cast<float*>(operand + i), Pack<float, 4>{});
   }
 };
+
+// The cells of tiles [first, last) of a step, each by the slice whose turn it is: `cell(j)` computes, and sends what
+// the next step multiplies by; `store(j, results)` puts the results into memory. The last ones are stored when the
+// block has released its part of the operand: the release waits for all stores before it, and the next step for the
+// release.
+template <class Exchange, class Cell, class Store>
+LF_DEVICE void run_cells(const Place& at, const Exchange& exchange, int s, int first, int last, const Cell& cell,
+                         const Store& store) {
+#pragma unroll 1
+  for (; first < last; first += at.t.slices) {
+    const int j = first + at.slice;
+    decltype(cell(j)) results;
+    if (j < last) results = cell(j);
+    if (first + at.t.slices >= last && last == at.t.tiles) exchange.release(s + 1);
+    if (j < last) store(j, results);
+  }
+}
 
 }  // namespace lstmfast::cuda

@@ -124,6 +124,12 @@ class Call {
   void* offset(void* base, int64_t i) const { return static_cast<char*>(base) + i * size_; }
   char* computed(char* base, int64_t i) const { return base ? base + i * compute_size_ : nullptr; }
   char* gates_at(int64_t row) const { return computed(reserve_.gates, row * gates_ * hidden_); }
+  // As a persistent kernel takes a step's rows: when packed, so many rows on.
+  template <class T>
+  RowsOf<T> stepped(RowsOf<T> rows) const {
+    if (p_.shape.offsets) rows.step_stride = rows.row_stride;
+    return rows;
+  }
   static Matrix matrix(const Rows& rows) { return {rows.data, rows.row_stride, 1}; }
   static ConstMatrix matrix(const ConstRows& rows) { return {rows.data, rows.row_stride, 1}; }
   static ConstRows readonly(const Rows& rows) { return {rows.data, rows.step_stride, rows.row_stride}; }

@@ -1,7 +1,7 @@
 // What kernels ask of the machine: the only file with PTX, intrinsics and the CUDA runtime. Built without nvcc, the
 // same functions come from the emulation (tests/cuda_emulation/device.h), and kernels run on a CPU.
 //
-// So that they do, kernels have one-dimensional grids of whole warps, no static shared memory, no inline PTX, no spin
+// So that they do, kernels have one-dimensional blocks of whole warps, no static shared memory, no inline PTX, no spin
 // loop of their own, and use warp operations with all 32 lanes only.
 #pragma once
 #include <cstddef>
@@ -21,7 +21,14 @@ LF_DEVICE unsigned char* shared_memory() { return dynamic_shared_memory; }
 LF_DEVICE unsigned thread_index() { return threadIdx.x; }
 LF_DEVICE unsigned block_index() { return blockIdx.x; }
 LF_DEVICE unsigned block_count() { return gridDim.x; }
+LF_DEVICE unsigned group_index() { return blockIdx.y; }
+LF_DEVICE unsigned run_index() { return blockIdx.z; }
 LF_DEVICE unsigned thread_count() { return blockDim.x; }
+// The same value, but what is made of it is computed anew, where the compiler would keep it in registers.
+LF_DEVICE int anew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 LF_DEVICE void sync_block() { __syncthreads(); }
 LF_DEVICE void sync_warp() { __syncwarp(); }
 template <class T>
@@ -139,10 +146,20 @@ LF_DEVICE unsigned cluster_rank() {
 #endif
   return rank;
 }
-// All threads of all blocks: what any of them wrote before, in shared memory of whichever block, all see afterwards.
-LF_DEVICE void cluster_sync() {
+// All threads of all blocks, each of them arriving and waiting in turns: what any of them wrote before it arrived, in
+// shared memory of whichever block, all see when they have waited.
+LF_DEVICE void cluster_arrive() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+LF_DEVICE void cluster_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  __syncwarp();
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
   __trap();
 #endif
@@ -169,6 +186,7 @@ struct Launch {
   size_t shared_bytes = 0;
   unsigned cluster = 1;
   bool cooperative = false;
+  unsigned groups = 1, runs = 1;  // of so many blocks each, of so many groups each
 };
 constexpr int kErrorCooperativeLaunchTooLarge = cudaErrorCooperativeLaunchTooLarge;
 
@@ -177,7 +195,7 @@ int launch(void (*kernel)(Params), const Launch& shape, const Params& params, vo
   static_assert(sizeof(Params) <= 4096, "kernel arguments are limited");
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(shape.blocks);
+  config.gridDim = dim3(shape.blocks, shape.groups, shape.runs);
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);

@@ -1,17 +1,21 @@
 // How the operand of the next step gets to the blocks that multiply by it. The operand is a matrix [sequences of the
 // group][depth]; warps read it from shared memory, in tiles of eight sequences. A policy has
 //
-//   rows(tiling)        sequences for which it wants shared memory
-//   begin()             once, when this shared memory has been cleared
-//   put(s, n, col, x)   sets an element of the operand of step s; a block puts those of its own units
-//   held(s, n, col)     an element that this thread has put
-//   release(s)          every thread of the block calls it when the block's part of the operand of step s has been put
-//   acquire(s)          begins to get the operand of step s
-//   arrive(s, j)        for j = 0, 1, ...: after it, tile(s, j) holds tile j, until arrive(s, j + 2)
-//   kStacked            whether a part of the operand comes from the run beside; hand_on(s, n, col, x) then sets an
-//                       element of what the next run gets at step s, before release(s + 1)
+//   rows(tiling)         sequences for which it wants shared memory
+//   begin()              once, when this shared memory has been cleared
+//   place(s, n, col)     an element of the operand of step s; a block sets those of its own units
+//   send<units>(s, j, u) a warp calls it when it has set those of its units, from u on, in tile j
+//   release(s)           every thread of the block calls it when all of the block's part of the operand of step s is
+//                        sent. Nobody waits for what a thread stores between it and acquire(s): a step's results
+//   acquire(s)           waits until all have released step s, and begins to get its operand
+//   arrive(s, j)         for j = 0, 1, ...: after it, tile(s, j) holds tile j, until arrive(s, j + 2)
+//   end()                after the last release, which no acquire follows
+//   kStacked             whether a part of the operand comes from the run beside; handed_on(s, n, col) is then an
+//   element
+//                        of what the next run gets at step s, set before release(s + 1); `feeds` if there is such a run
 //
-// in the order begin(), put(0), release(0), and for each step s: acquire(s), arrive(s, j), put(s + 1), release(s + 1).
+// in the order begin(), send(0, j), release(0), for each step s: acquire(s), arrive(s, j), send(s + 1, j),
+// release(s + 1), and end().
 #pragma once
 #include "persistent.h"
 #include "types.cuh"
@@ -26,13 +30,11 @@ struct InShared {
   int step_bytes, pitch;
 
   LF_DEVICE InShared(const PersistentCall& p, unsigned char* memory)
-      : shared(memory), step_bytes(p.plan.tiling.tiles * 8 * p.plan.tiling.pitch), pitch(p.plan.tiling.pitch) {}
+      : shared(memory), step_bytes(p.operand_bytes), pitch(p.plan.tiling.pitch) {}
   static LF_DEVICE int rows(const Tiling& t) { return 2 * t.tiles * 8; }
-  LF_DEVICE unsigned char* row(int s, int n) const { return shared + (s & 1) * step_bytes + n * pitch; }
+  LF_DEVICE unsigned char* row(int s, int n) const { return shared + (dev::anew(s) & 1) * step_bytes + n * pitch; }
   LF_DEVICE unsigned char* tile(int s, int j) const { return row(s, j * 8); }
-  LF_DEVICE void put(int s, int n, int col, T x) const { reinterpret_cast<T*>(row(s, n))[col] = x; }
-  LF_DEVICE T held(int s, int n, int col) const { return reinterpret_cast<const T*>(row(s, n))[col]; }
-  LF_DEVICE void acquire(int) const {}
+  LF_DEVICE T* place(int s, int n, int col) const { return reinterpret_cast<T*>(row(s, n)) + col; }
   LF_DEVICE void arrive(int, int) const {}
 };
 
@@ -42,42 +44,47 @@ template <class T>
 struct InBlock : InShared<T> {
   using InShared<T>::InShared;
   LF_DEVICE void begin() const {}
+  template <int units>
+  LF_DEVICE void send(int, int, int) const {}
   LF_DEVICE void release(int) const { dev::sync_block(); }
+  LF_DEVICE void acquire(int) const {}
+  LF_DEVICE void end() const {}
 };
 
-// The blocks of a group are a cluster, and write what they have computed into each other's shared memory: first into
-// their own, then from there to the others, 16 bytes at a time. A block writes the operand of step s + 1 when it has
-// passed the barrier of step s, at which the others had read that of step s - 1, which lies there.
-// Barriers per step: one of the block, one of the cluster. Traffic: a block writes its part of the operand to all
-// others.
+// The blocks of a group are a cluster, and write what they have computed into each other's shared memory: each warp
+// first into its block's, then from there to the others, 16 bytes at a time. A block writes the operand of step s + 1
+// when it has passed the barrier of step s, at which the others had read that of step s - 1, which lies there.
+// Barriers per step: one of the cluster, which the block's own warps meet at as well; results are stored while it is
+// waited for. Traffic: a block writes its part of the operand to all others.
 template <class T>
 struct InCluster : InShared<T> {
-  int sequences, gate_bytes, gates, first, bytes;  // this block's part of a gate: [first, first + bytes)
+  int gate_bytes, gates;
   unsigned blocks;
 
   LF_DEVICE InCluster(const PersistentCall& p, unsigned char* memory)
       : InShared<T>(p, memory),
-        sequences(p.plan.tiling.tiles * 8),
         gate_bytes(p.gate_width * static_cast<int>(sizeof(T))),
         gates(p.exchange_width / p.gate_width),
-        blocks(static_cast<unsigned>(p.plan.tiling.group_blocks)) {
-    const int part = p.plan.tiling.unit_warps * p.plan.tiling.warp_units * static_cast<int>(sizeof(T));
-    first = static_cast<int>(dev::cluster_rank()) * part;
-    bytes = gate_bytes - first < part ? gate_bytes - first : part;
-  }
-  LF_DEVICE void begin() const { dev::cluster_sync(); }
-  LF_DEVICE void release(int s) const {
-    dev::sync_block();
-    const int chunks = bytes / 16, threads = static_cast<int>(dev::thread_count());
-    for (int i = static_cast<int>(dev::thread_index()); i < sequences * gates * chunks; i += threads) {
-      const int segment = i / chunks, n = segment / gates;
-      unsigned char* at = this->row(s, n) + (segment - n * gates) * gate_bytes + first + (i - segment * chunks) * 16;
+        blocks(static_cast<unsigned>(p.plan.tiling.group_blocks)) {}
+  LF_DEVICE void begin() const { dev::cluster_arrive(), dev::cluster_wait(); }
+  // The first block to be sent to is the next one: they are not all sent to one at a time.
+  template <int units>
+  LF_DEVICE void send(int s, int j, int unit) const {
+    constexpr int kPieces = units * static_cast<int>(sizeof(T)) / 16;         // of a gate in a row
+    const unsigned own = dev::block_index();                                  // a cluster is all of a group
+    const int column = (dev::anew(unit) & -8) * static_cast<int>(sizeof(T));  // of the warp's first unit
+    dev::sync_warp();
+    for (int i = dev::anew(static_cast<int>(dev::thread_index())) & 31; i < 8 * kPieces * gates; i += 32) {
+      const int gate = i / (8 * kPieces), first = column + i / 8 % kPieces * 16;
+      if (first >= gate_bytes) continue;  // there are no more units
+      unsigned char* at = this->row(s, j * 8 + i % 8) + gate * gate_bytes + first;
       const dev::Words x = *reinterpret_cast<const dev::Words*>(at);
-      for (unsigned rank = 0; rank < blocks; rank++)
-        if (rank != dev::cluster_rank()) dev::store_remote(at, x, rank);
+      for (unsigned k = 1; k < blocks; k++) dev::store_remote(at, x, own + k < blocks ? own + k : own + k - blocks);
     }
-    dev::cluster_sync();
   }
+  LF_DEVICE void release(int) const { dev::cluster_arrive(); }
+  LF_DEVICE void acquire(int) const { dev::cluster_wait(); }
+  LF_DEVICE void end() const { dev::cluster_wait(); }  // none leaves while others still store into its memory
 };
 
 // The blocks of a group exchange through global memory, which stays in L2, and count arrivals in a flag. Two buffers:
@@ -97,23 +104,26 @@ struct ThroughL2 {
 
   LF_DEVICE ThroughL2(const PersistentCall& p, unsigned char* memory)
       : shared(memory),
+        buffer_bytes(p.exchange_bytes),
         pitch(p.plan.tiling.pitch),
         row_bytes(p.exchange_width * static_cast<int>(sizeof(T))),
         tiles(p.plan.tiling.tiles),
         blocks(static_cast<uint32_t>(p.plan.tiling.group_blocks)) {
-    const int64_t group = dev::block_index() / blocks, bytes = static_cast<int64_t>(tiles) * 8 * row_bytes;
-    buffer_bytes = static_cast<int64_t>(p.plan.runs) * p.plan.tiling.groups * bytes;
-    global = static_cast<unsigned char*>(p.exchange) + group * bytes;
+    const uint32_t group = dev::run_index() * static_cast<uint32_t>(p.plan.tiling.groups) + dev::group_index();
+    global = static_cast<unsigned char*>(p.exchange) + group * static_cast<int64_t>(tiles * 8 * row_bytes);
     flag = p.flags + group * kFlagStride;
   }
   static LF_DEVICE int rows(const Tiling& t) { return (t.tiles < 2 ? t.tiles : 2) * 8; }
   LF_DEVICE void begin() const {}
   LF_DEVICE unsigned char* tile(int, int j) const { return shared + (j & 1) * 8 * pitch; }
   LF_DEVICE unsigned char* row(int s, int n) const {
-    return global + (s & 1) * buffer_bytes + static_cast<int64_t>(n) * row_bytes;
+    return global + (dev::anew(s) & 1 ? buffer_bytes : 0) + n * row_bytes;
   }
-  LF_DEVICE void put(int s, int n, int col, T x) const { reinterpret_cast<T*>(row(s, n))[col] = x; }
-  LF_DEVICE T held(int s, int n, int col) const { return reinterpret_cast<const T*>(row(s, n))[col]; }
+  LF_DEVICE T* place(int s, int n, int col) const {
+    return reinterpret_cast<T*>(row(s, 0) + (n * row_bytes + col * static_cast<int>(sizeof(T))));
+  }
+  template <int units>
+  LF_DEVICE void send(int, int, int) const {}
 
   LF_DEVICE void acquire(int s) const {
     if (dev::thread_index() == 0) dev::wait_acquire(flag, static_cast<uint32_t>(s + 1) * blocks);
@@ -121,13 +131,19 @@ struct ThroughL2 {
     fetch(s, 0);
   }
   LF_DEVICE void fetch(int s, int j) const {
-    copy_tile(tile(s, j), row(s, j * 8));
+    copy_rows(tile(s, j), row(s, j * 8), row_bytes, 1);
     dev::commit_copies();
   }
-  LF_DEVICE void copy_tile(unsigned char* to, const unsigned char* from) const {
-    const int threads = static_cast<int>(dev::thread_count());
-    for (int at = static_cast<int>(dev::thread_index()) * 16; at < 8 * row_bytes; at += threads * 16)
-      dev::copy_async16(to + at / row_bytes * pitch + at % row_bytes, from + at);
+  // `bytes` of each row of one tile, or two. Eight threads copy 128 bytes of a row side by side, the next eight of the
+  // next row: which row and which bytes takes no division, and what a warp asks for at once are whole lines.
+  LF_DEVICE void copy_rows(unsigned char* to, const unsigned char* from, int bytes, int count) const {
+    const int thread = dev::anew(static_cast<int>(dev::thread_index()));
+    const int stride = static_cast<int>(dev::thread_count() / 8);
+    for (int i = thread >> 3;; i += stride) {
+      const int n = i & (8 * count - 1), column = (i >> (2 + count)) * 128 + (thread & 7) * 16;
+      if (column >= bytes) break;
+      dev::copy_async16(to + n * pitch + column, from + (n * row_bytes + column));
+    }
   }
   // The barrier shows every thread's copies to all, and that the tile before is no longer read.
   LF_DEVICE void arrive(int s, int j) const {
@@ -140,6 +156,7 @@ struct ThroughL2 {
     dev::sync_block();
     if (dev::thread_index() == 0) dev::add_release(flag, 1);
   }
+  LF_DEVICE void end() const {}
 };
 
 // The same in a stack, where the operand has a second part: what the run beside has handed on at this step. Every step
@@ -153,23 +170,15 @@ struct ThroughStack : ThroughL2<T> {
   bool is_fed, feeds;     // not at the ends of the stack
 
   LF_DEVICE ThroughStack(const PersistentCall& call, unsigned char* memory) : ThroughL2<T>(call, memory), p(call) {
-    const int groups = p.plan.tiling.groups, group = static_cast<int>(dev::block_index() / this->blocks);
-    const int run = group / groups;
+    const int run = static_cast<int>(dev::run_index());
     is_fed = run > 0, feeds = run + 1 < p.plan.runs;
-    handed = static_cast<unsigned char*>(p.handed) + run * run_bytes() + group % groups * (step_bytes() / groups);
+    const int64_t group_bytes = this->tiles * 8 * this->row_bytes;
+    handed = static_cast<unsigned char*>(p.handed) + run * run_bytes() + dev::group_index() * group_bytes;
   }
-  // What is not in registers comes from the arguments again.
-  LF_DEVICE int64_t step_bytes() const {
-    return static_cast<int64_t>(p.plan.tiling.groups) * this->tiles * 8 * this->row_bytes;
-  }
-  LF_DEVICE int64_t run_bytes() const { return p.steps * step_bytes(); }
-  LF_DEVICE unsigned char* handed_row(int s, int n) const {
-    return handed + s * step_bytes() + static_cast<int64_t>(n) * this->row_bytes;
-  }
+  LF_DEVICE int64_t run_bytes() const { return p.steps * p.handed_bytes; }
+  LF_DEVICE unsigned char* handed_row(int s, int n) const { return handed + s * p.handed_bytes + n * this->row_bytes; }
+  LF_DEVICE T* handed_on(int s, int n, int col) const { return reinterpret_cast<T*>(handed_row(s, n)) + col; }
 
-  LF_DEVICE void hand_on(int s, int n, int col, T x) const {
-    if (feeds) reinterpret_cast<T*>(handed_row(s, n))[col] = x;
-  }
   // The run before has handed on step s when it has released step s + 1.
   LF_DEVICE void acquire(int s) const {
     if (dev::thread_index() == 0) {
@@ -182,8 +191,9 @@ struct ThroughStack : ThroughL2<T> {
   }
   LF_DEVICE void fetch(int s, int j) const {
     const int own = p.plan.tiling.own_slice * p.plan.tiling.depth_tiles * 32;  // bytes of the first part
-    if (is_fed && s < p.steps) this->copy_tile(this->tile(s, j), handed_row(s, j * 8) - run_bytes());
-    this->copy_tile(this->tile(s, j) + own, this->row(s, j * 8));
+    if (is_fed && s < p.steps)
+      this->copy_rows(this->tile(s, j), handed_row(s, j * 8) - run_bytes(), this->row_bytes, 1);
+    this->copy_rows(this->tile(s, j) + own, this->row(s, j * 8), this->row_bytes, 1);
     dev::commit_copies();
   }
   LF_DEVICE void arrive(int s, int j) const {

@@ -88,6 +88,7 @@ class Forward : public Call {
       r.y = cell_output(0), r.y.step_stride = p_.shape.batch * hidden_;
     else
       r.h0 = p_.h0, r.y = p_.y, r.h_n = p_.h_n;
+    r.y = stepped(r.y);
     if (has_c_) r.c = reserve_.c, r.c0 = p_.c0, r.c_n = p_.c_n;
     return r;
   }

@@ -31,12 +31,12 @@ LF_DEVICE T weight_at(const ConstMatrix& w, int r, int c) {
 }
 
 // One step's product. `load(j)` starts to read what tile j's cell needs: before the product and, for the first tile,
-// before the exchange. `finish(j, loaded, sums)` is the cell. In a stack, `pass(loaded, sums)` applies dropout to the
-// product with what the layer beside has handed on.
-template <class Multiplier, class S, class Shared, class Exchange, class Load, class Pass, class Finish>
+// before the exchange. In a stack, `pass(loaded, sums)` applies dropout to the product with what the layer beside has
+// handed on. `finish` and `store`: run_cells() in block.cuh.
+template <class Multiplier, class S, class Shared, class Exchange, class Load, class Pass, class Finish, class Store>
 LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, const Shared& shared,
                                 const Exchange& exchange, int s, const Load& load, const Pass& pass,
-                                const Finish& finish) {
+                                const Finish& finish, const Store& store) {
   auto loaded = load(at.slice);
   exchange.acquire(s);
   const int depth = at.slice * S::kDepthTiles * kTileBytes;
@@ -53,23 +53,21 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
     for (int j = 0; j < at.t.tiles; j++) shared.store(at, j, multiply(j));
     dev::sync_block();
   }
-#pragma unroll 1
-  for (int j = at.slice; j < at.t.tiles; j += at.t.slices) {
+  const auto cell = [&](int j) {
     if (j != at.slice) loaded = load(j);
+    Sums<S> sums{};
     if constexpr (Exchange::kStacked) {
-      Sums<S> sums{};
       shared.add_slices(sums, at, j, 0, at.t.own_slice);
       pass(loaded, sums);
       shared.add_slices(sums, at, j, at.t.own_slice, at.t.slices);
-      finish(j, loaded, sums);
     } else if (alone) {
-      finish(j, loaded, multiply(j));
+      sums = multiply(j);
     } else {
-      Sums<S> sums{};
       shared.add_slices(sums, at, j, 0, at.t.slices);
-      finish(j, loaded, sums);
     }
-  }
+    return finish(j, loaded, sums);
+  };
+  run_cells(at, exchange, s, 0, at.t.tiles, cell, store);
 }
 
 // What both kernels stand on: this block's run, its place, its memory. Threads have `groups` hidden units each.
@@ -87,12 +85,33 @@ struct PersistentKernel {
 
   LF_DEVICE explicit PersistentKernel(const Params& params)
       : p(params),
-        r(p.runs[run_index(p.plan.tiling)]),
+        r(p.runs[dev::run_index()]),
         at(p.plan.tiling),
         shared(p.plan.tiling, kSplit ? p.plan.tiling.weight_bytes() : 0, ExchangePolicy<T>::rows(p.plan.tiling)),
         exchange(p, shared.operand) {}
 
   LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
+  // Whether a step has sequence n, and the layer the thread's unit of a group.
+  LF_DEVICE bool works(const DeviceStep& step, int n, int group) const {
+    return n < step.active && unit(group) < p.hidden;
+  }
+  // Memory [R, parts * H] at the first of the thread's units in the row of sequence n; next_part() is a part further
+  // on, after the last one in the next sequence.
+  template <class E>
+  LF_DEVICE E* cell(E* data, const DeviceStep& step, int n, int parts = 1) const {
+    return rows_on(data + at.unit, step.row + n, parts * p.hidden * static_cast<int>(sizeof(E)));
+  }
+  template <class E>
+  LF_DEVICE void next_part(E*& data) const {
+    data = rows_on(data, 1, p.hidden * static_cast<int>(sizeof(E)));
+  }
+  // The first of the thread's units in the row of sequence n.
+  template <class E, class P>
+  LF_DEVICE auto* units(const RowsOf<P>& rows, const DeviceStep& step, int n) const {
+    using Units = std::conditional_t<std::is_const_v<P>, const E, E>;
+    return static_cast<Units*>(rows.data) + (p.offsets ? step.row : step.t) * rows.step_stride + n * rows.row_stride +
+           at.unit;
+  }
   // The weights of the warp's rows and slice; weight(half, unit, depth) is the element of one row: that of a hidden
   // unit in the first group of eight.
   template <bool transposed, class F>
@@ -131,13 +150,19 @@ template <class Cell, class Multiplier, class S, template <class> class Exchange
 struct PersistentForwardKernel
     : PersistentKernel<PersistentForward, Multiplier, S, S::kHalves / Cell::kGates, ExchangePolicy> {
   using Base = PersistentKernel<PersistentForward, Multiplier, S, S::kHalves / Cell::kGates, ExchangePolicy>;
-  using Base::p, Base::r, Base::at, Base::shared, Base::exchange, Base::unit, Base::kGroups;
+  using Base::p, Base::r, Base::at, Base::shared, Base::exchange, Base::unit, Base::works, Base::kGroups;
   using typename Base::T;
   static constexpr int kGates = Cell::kGates;
   static_assert(kGroups * kGates == S::kHalves, "a warp's rows are all gates of its units");
 
+  // What the cell needs of one step, for the thread's units and sequences, and what it leaves.
   struct Pre {
     float at[kGroups][2][kGates];
+    unsigned kept;  // in a stack: what goes on of y to the layer above, a bit each
+  };
+  struct Results {
+    T h[kGroups][2];
+    float saved[kGroups][2][Cell::kSaved], c[kGroups][2];
   };
   static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
 
@@ -154,13 +179,13 @@ struct PersistentForwardKernel
     for (int s = 0; s < p.steps; s++) {
       // Looked up anew, not carried over: registers are short.
       const DeviceStep step = device_step(p, r.reverse ? p.steps - 1 - s : s);
-      const int go_on = device_step(p, r.reverse ? step.t - 1 : step.t + 1).active;
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, j); },
           [](const Pre&, Sums<S>&) {},  // dropout was applied before the product
-          [&](int j, const Pre& pre, const Sums<S>& sums) { finish(s, step, go_on, j, pre, sums); });
-      exchange.release(s + 1);
+          [&](int j, const Pre& pre, const Sums<S>& sums) { return finish(s, step, j, pre, sums); },
+          [&](int j, const Results& results) { store(step, j, results); });
     }
+    exchange.end();
   }
 
   // Biases, the initial state, and h0 as the operand of the first step.
@@ -185,80 +210,131 @@ struct PersistentForwardKernel
     shared.clear_operand();
     dev::sync_block();
     exchange.begin();
-    for (int j = at.slice; r.h0.data && j < at.t.tiles; j += at.t.slices)
+    for (int j = at.slice; r.h0.data && j < at.t.tiles; j += at.t.slices) {
 #pragma unroll
       for (int i = 0; i < kGroups * 2; i++) {
         const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
-        if (n < p.batch && u < p.hidden) exchange.put(0, local, u, Multiplier::rounded(row<T>(r.h0, n)[u]));
+        if (n < p.batch && u < p.hidden) *exchange.place(0, local, u) = Multiplier::rounded(row<T>(r.h0, n)[u]);
       }
+      exchange.template send<kGroups * 8>(0, j, at.unit);
+    }
     exchange.release(0);
-  }
-
-  LF_DEVICE float* gates(const DeviceStep& step, int n) const {
-    return static_cast<float*>(r.gates) + (step.row + n) * kGates * p.hidden + at.unit;
   }
 
   LF_DEVICE Pre load(const DeviceStep& step, int j) const {
     Pre pre{};
+    if (j >= at.t.tiles) return pre;
+    const int n = at.first + at.local(j, 0);
+    if constexpr (kStacked) {
+      if (r.kept) {
+        const unsigned char* kept = Base::cell(r.kept, step, n);
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const int n = at.first + at.local(j, e);
-      if (j >= at.t.tiles || n >= step.active) continue;
-      if constexpr (kStacked)
-        if (r.w_beside.data) continue;  // they come out of the product
-      const float* from = gates(step, n);
+        for (int e = 0; e < 2; e++, Base::next_part(kept))
 #pragma unroll
-      for (int group = 0; group < kGroups; group++)
-#pragma unroll
-        for (int gate = 0; gate < kGates; gate++)
-          if (unit(group) < p.hidden) pre.at[group][e][gate] = from[gate * p.hidden + group * 8];
+          for (int group = 0; group < kGroups; group++)
+            if (works(step, n + e, group) && kept[group * 8]) pre.kept |= 1u << (group * 2 + e);
+      }
+      if (r.w_beside.data) return pre;  // they come out of the product
     }
+    const float* from = Base::cell(static_cast<const float*>(r.gates), step, n, kGates);
+#pragma unroll
+    for (int e = 0; e < 2; e++)
+#pragma unroll
+      for (int gate = 0; gate < kGates; gate++, Base::next_part(from))
+#pragma unroll
+        for (int group = 0; group < kGroups; group++)
+          if (works(step, n + e, group)) pre.at[group][e][gate] = from[group * 8];
     return pre;
   }
 
-  // The first `go_on` sequences have a step after this one.
-  LF_DEVICE void finish(int s, const DeviceStep& step, int go_on, int j, const Pre& pre, const Sums<S>& sums) const {
+  // Every lane computes, whether there is something for it or not: so the cells of a thread need no branches, and the
+  // latencies of their activations overlap.
+  LF_DEVICE Results finish(int s, const DeviceStep& step, int j, const Pre& pre, const Sums<S>& sums) const {
+    Results results;
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const int local = at.local(j, e), n = at.first + local;
-      if (n >= p.batch) continue;
+    for (int group = 0; group < kGroups; group++)
 #pragma unroll
-      for (int group = 0; group < kGroups; group++) {
-        const int u = unit(group);
-        if (u >= p.hidden) continue;
-        if (n >= step.active) {  // it has ended, or not begun: what it had stays
-          exchange.put(s + 1, local, u, exchange.held(s, local, u));
-          continue;
-        }
-        float x[kGates], in[Cell::kStates], out[Cell::kStates], keep[Cell::kSaved];
+      for (int e = 0; e < 2; e++) {
+        float x[kGates], in[Cell::kStates], out[Cell::kStates];
 #pragma unroll
         for (int gate = 0; gate < kGates; gate++)
           x[gate] =
               sums.of(group * kGates + gate, e) + (pre.at[group][e][gate] + shared.bias(at, group * kGates + gate));
         in[0] = 0;  // h enters through the product alone
         if constexpr (Cell::kStates > 1) in[1] = shared.own(at, j, group * 2 + e);
-        Cell::template forward<MathFor<T>>(x, in, out, keep);
-        const T h = converted<T>(out[0]);
-        exchange.put(s + 1, local, u, Multiplier::rounded(h));
-        row_at<T>(r.y, p, step, n)[u] = h;
-        if constexpr (kStacked) {
-          const bool kept = !r.kept || r.kept[(step.row + n) * p.hidden + u];
-          const T up = r.kept ? converted<T>(kept ? converted<float>(h) * p.scale : 0.f) : h;
-          exchange.hand_on(s, local, u, Multiplier::rounded(up));
-        }
-        const bool ends = n >= go_on;
-        if (ends && r.h_n.data) row<T>(r.h_n, n)[u] = h;
-        if (p.keep) {
-          float* to = gates(step, n);
+        Cell::template forward<MathFor<T>>(x, in, out, results.saved[group][e]);
+        results.h[group][e] = converted<T>(out[0]);
+        if constexpr (Cell::kStates > 1) results.c[group][e] = out[1];
+      }
+    const int local = at.local(j, 0), n = at.first + local;
 #pragma unroll
-          for (int i = 0; i < Cell::kSaved; i++) to[i * p.hidden + group * 8] = keep[i];
-        }
-        if constexpr (Cell::kStates > 1) {
-          shared.own(at, j, group * 2 + e) = out[1];
-          if (p.keep) static_cast<float*>(r.c)[(step.row + n) * p.hidden + u] = out[1];
-          if (ends && r.c_n.data) convert(row<T>(r.c_n, n)[u], out[1]);
+    for (int e = 0; e < 2; e++) {
+      T* to = exchange.place(s + 1, local + e, at.unit);
+#pragma unroll
+      for (int group = 0; group < kGroups; group++) {
+        if (!works(step, n + e, group)) continue;
+        const T h = results.h[group][e];
+        to[group * 8] = Multiplier::rounded(h);
+        if constexpr (Cell::kStates > 1) shared.own(at, j, group * 2 + e) = results.c[group][e];
+        if constexpr (kStacked) {
+          const bool kept = pre.kept >> (group * 2 + e) & 1;
+          const T up = r.kept ? converted<T>(kept ? converted<float>(h) * p.scale : 0.f) : h;
+          if (exchange.feeds) *exchange.handed_on(s, local + e, unit(group)) = Multiplier::rounded(up);
         }
       }
+    }
+    if (step.active < p.batch) stay(s, step, j);
+    exchange.template send<kGroups * 8>(s + 1, j, at.unit);
+    return results;
+  }
+  // Sequences that have ended, or not begun: what they had stays.
+  LF_DEVICE void stay(int s, const DeviceStep& step, int j) const {
+#pragma unroll
+    for (int i = 0; i < kGroups * 2; i++) {
+      const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
+      if (n >= step.active && n < p.batch && u < p.hidden)
+        *exchange.place(s + 1, local, u) = *exchange.place(s, local, u);
+    }
+  }
+
+  LF_DEVICE void store(const DeviceStep& step, int j, const Results& x) const {
+    const int n = at.first + at.local(j, 0);
+    T* y = Base::template units<T>(r.y, step, n);
+#pragma unroll
+    for (int e = 0; e < 2; e++, y += r.y.row_stride)
+#pragma unroll
+      for (int group = 0; group < kGroups; group++)
+        if (works(step, n + e, group)) y[group * 8] = x.h[group][e];
+    if (p.keep) {
+      float* to = Base::cell(static_cast<float*>(r.gates), step, n, kGates);
+#pragma unroll
+      for (int e = 0; e < 2; e++)
+#pragma unroll
+        for (int i = 0; i < kGates; i++, Base::next_part(to))
+#pragma unroll
+          for (int group = 0; group < kGroups; group++)
+            if (i < Cell::kSaved && works(step, n + e, group)) to[group * 8] = x.saved[group][e][i];
+      if constexpr (Cell::kStates > 1) {
+        float* c = Base::cell(static_cast<float*>(r.c), step, n);
+#pragma unroll
+        for (int e = 0; e < 2; e++, Base::next_part(c))
+#pragma unroll
+          for (int group = 0; group < kGroups; group++)
+            if (works(step, n + e, group)) c[group * 8] = x.c[group][e];
+      }
+    }
+    // So many sequences have a step after this one.
+    const int go_on = device_step(p, r.reverse ? step.t - 1 : step.t + 1).active;
+    if (go_on < step.active) store_final_state(step, go_on, j, x);
+  }
+  LF_DEVICE void store_final_state(const DeviceStep& step, int go_on, int j, const Results& x) const {
+#pragma unroll
+    for (int i = 0; i < kGroups * 2; i++) {
+      const int n = at.first + at.local(j, i % 2), group = i / 2, u = unit(group);
+      if (n < go_on || !works(step, n, group)) continue;
+      if (r.h_n.data) row<T>(r.h_n, n)[u] = x.h[group][i % 2];
+      if constexpr (Cell::kStates > 1)
+        if (r.c_n.data) convert(row<T>(r.c_n, n)[u], x.c[group][i % 2]);
     }
   }
 };
@@ -267,7 +343,7 @@ template <class Cell, class Multiplier, class S, template <class> class Exchange
 struct PersistentBackwardKernel
     : PersistentKernel<PersistentBackward, Multiplier, S, S::kHalves, ExchangePolicy> {  // a hidden unit is one row
   using Base = PersistentKernel<PersistentBackward, Multiplier, S, S::kHalves, ExchangePolicy>;
-  using Base::p, Base::r, Base::at, Base::shared, Base::exchange, Base::unit, Base::kGroups;
+  using Base::p, Base::r, Base::at, Base::shared, Base::exchange, Base::unit, Base::works, Base::kGroups;
   using typename Base::T;
   static constexpr int kGates = Cell::kGates;
 
@@ -277,6 +353,9 @@ struct PersistentBackwardKernel
   struct Saved {
     float gates[kGroups][2][Cell::kSaved], c[kGroups][2], c_before[kGroups][2], dy[kGroups][2];
     unsigned kept;  // in a stack: what goes on of the gradient from the layer above, a bit each
+  };
+  struct Results {
+    T dgates[kGroups][2][kGates];
   };
 
   using Base::Base;
@@ -301,10 +380,11 @@ struct PersistentBackwardKernel
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, before, j); },
           [&](const Saved& saved, Sums<S>& sums) { pass(saved, sums); },
-          [&](int j, const Saved& saved, const Sums<S>& sums) { finish(s, after, step, j, saved, sums); });
-      exchange.release(s + 1);
+          [&](int j, const Saved& saved, const Sums<S>& sums) { return finish(s, after, step, j, saved, sums); },
+          [&](int j, const Results& results) { store(step, j, results); });
       after = step, step = before;
     }
+    exchange.end();
   }
 
   // Selected, not multiplied: where there is no gradient from above, there may be anything.
@@ -319,83 +399,127 @@ struct PersistentBackwardKernel
 
   LF_DEVICE Saved load(const DeviceStep& step, const DeviceStep& before, int j) const {
     Saved saved{};
+    if (j >= at.t.tiles) return saved;
+    const int n = at.first + at.local(j, 0);
+    if constexpr (kStacked)
+      if (r.w_beside.data) {
+        const unsigned char* kept = r.kept ? Base::cell(r.kept, step, n) : nullptr;
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const int n = at.first + at.local(j, e);
-      if (j >= at.t.tiles || n >= step.active) continue;
-      const int64_t at_row = step.row + n;
-      const float* gates = static_cast<const float*>(r.gates) + at_row * kGates * p.hidden + at.unit;
-#pragma unroll
-      for (int group = 0; group < kGroups; group++) {
-        if (unit(group) >= p.hidden) continue;
-        if constexpr (kStacked)
-          if (r.w_beside.data && (!r.kept || r.kept[at_row * p.hidden + unit(group)]))
-            saved.kept |= 1u << (group * 2 + e);
-#pragma unroll
-        for (int i = 0; i < Cell::kSaved; i++) saved.gates[group][e][i] = gates[i * p.hidden + group * 8];
-        if (r.dy.data) saved.dy[group][e] = converted<float>(row_at<T>(r.dy, p, step, n)[unit(group)]);
-        if constexpr (Cell::kStates > 1) {
-          const float* c = static_cast<const float*>(r.c) + unit(group);
-          saved.c[group][e] = c[at_row * p.hidden];
-          if (n < before.active)
-            saved.c_before[group][e] = c[(before.row + n) * p.hidden];
-          else if (r.c0.data)
-            saved.c_before[group][e] = converted<float>(row<T>(r.c0, n)[unit(group)]);
-        }
+        for (int i = 0; i < kGroups * 2; i++)
+          if (works(step, n + i % 2, i / 2) && (!kept || kept[i % 2 * p.hidden + i / 2 * 8])) saved.kept |= 1u << i;
       }
+    const float* gates = Base::cell(static_cast<const float*>(r.gates), step, n, kGates);
+#pragma unroll
+    for (int e = 0; e < 2; e++)
+#pragma unroll
+      for (int i = 0; i < kGates; i++, Base::next_part(gates))
+#pragma unroll
+        for (int group = 0; group < kGroups; group++)
+          if (i < Cell::kSaved && works(step, n + e, group)) saved.gates[group][e][i] = gates[group * 8];
+    if (r.dy.data) {
+      const T* dy = Base::template units<T>(r.dy, step, n);
+#pragma unroll
+      for (int e = 0; e < 2; e++, dy += r.dy.row_stride)
+#pragma unroll
+        for (int group = 0; group < kGroups; group++)
+          if (works(step, n + e, group)) saved.dy[group][e] = converted<float>(dy[group * 8]);
+    }
+    if constexpr (Cell::kStates > 1) {
+      const float* c = Base::cell(static_cast<const float*>(r.c), step, n);
+      const float* c_before = Base::cell(static_cast<const float*>(r.c), before, n);
+#pragma unroll
+      for (int e = 0; e < 2; e++, Base::next_part(c), Base::next_part(c_before))
+#pragma unroll
+        for (int group = 0; group < kGroups; group++) {
+          if (works(step, n + e, group)) saved.c[group][e] = c[group * 8];
+          if (works(before, n + e, group)) saved.c_before[group][e] = c_before[group * 8];
+        }
+      if (before.active < step.active && r.c0.data)
+#pragma unroll
+        for (int i = 0; i < kGroups * 2; i++)
+          if (n + i % 2 >= before.active && works(step, n + i % 2, i / 2))
+            saved.c_before[i / 2][i % 2] = converted<float>(row<T>(r.c0, n + i % 2)[unit(i / 2)]);
     }
     return saved;
   }
 
-  LF_DEVICE void finish(int s, const DeviceStep& after, const DeviceStep& step, int j, const Saved& saved,
-                        const Sums<S>& sums) const {
+  // As in forward, every lane computes.
+  LF_DEVICE Results finish(int s, const DeviceStep& after, const DeviceStep& step, int j, const Saved& saved,
+                           const Sums<S>& sums) const {
+    const int local = at.local(j, 0), n = at.first + local;
+    if (step.active < after.active) store_initial_gradients(after, step, j, sums);
+    Results results;
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const int local = at.local(j, e), n = at.first + local;
-      if (n >= p.batch) continue;
-      const bool goes_on = n < after.active;  // in forward's order; else this is the sequence's last step, or none
+    for (int group = 0; group < kGroups; group++)
 #pragma unroll
-      for (int group = 0; group < kGroups; group++) {
-        const int u = unit(group);
-        if (u >= p.hidden) continue;
-        float dh = sums.of(group, e);
-        if (n >= step.active) {
-          if (goes_on) {  // the step after this one was the sequence's first
-            if (r.dh0.data) convert(row<T>(r.dh0, n)[u], dh);
-            if constexpr (Cell::kStates > 1)
-              if (r.dc0.data) convert(row<T>(r.dc0, n)[u], shared.own(at, j, group * 2 + e));
-          }
-          continue;
-        }
-        if (!goes_on) {
-          // In a stack the sums are then those of the layer above alone: of its own the sequence has put nothing yet.
-          const float dh_n = r.dh_n.data ? converted<float>(row<T>(r.dh_n, n)[u]) : 0.f;
-          dh = kStacked ? dh + dh_n : dh_n;
-        }
-        float keep[Cell::kSaved], in[Cell::kStates], out[Cell::kStates], dout[Cell::kStates], dpre[kGates],
-            din[Cell::kStates];
-#pragma unroll
-        for (int i = 0; i < Cell::kSaved; i++) keep[i] = saved.gates[group][e][i];
+      for (int e = 0; e < 2; e++) {
+        float in[Cell::kStates], out[Cell::kStates], dout[Cell::kStates], dpre[kGates], din[Cell::kStates];
         in[0] = out[0] = 0;  // h is not read: see cells.h
-        dout[0] = dh + saved.dy[group][e];
+        dout[0] = sums.of(group, e);
         if constexpr (Cell::kStates > 1) {
           in[1] = saved.c_before[group][e], out[1] = saved.c[group][e];
-          dout[1] = goes_on       ? shared.own(at, j, group * 2 + e)
-                    : r.dc_n.data ? converted<float>(row<T>(r.dc_n, n)[u])
-                                  : 0.f;
+          dout[1] = shared.own(at, j, group * 2 + e);
         }
-        Cell::template backward<MathFor<T>>(keep, in, out, dout, dpre, din);
-        if constexpr (Cell::kStates > 1) shared.own(at, j, group * 2 + e) = din[1];
-        T* dgates = static_cast<T*>(r.dgates) + (step.row + n) * kGates * p.hidden + u;
+        // In forward's order; else this is the sequence's last step.
+        if (after.active < step.active && n + e >= after.active) take_final_gradients(step, n + e, group, dout);
+        dout[0] += saved.dy[group][e];
+        Cell::template backward<MathFor<T>>(saved.gates[group][e], in, out, dout, dpre, din);
 #pragma unroll
-        for (int gate = 0; gate < kGates; gate++) {
-          const T d = converted<T>(dpre[gate]);
-          dgates[gate * p.hidden] = d;
-          exchange.put(s + 1, local, gate * p.gate_width + u, Multiplier::rounded(d));
-          if constexpr (kStacked) exchange.hand_on(s, local, gate * p.gate_width + u, Multiplier::rounded(d));
-        }
+        for (int gate = 0; gate < kGates; gate++) results.dgates[group][e][gate] = converted<T>(dpre[gate]);
+        if constexpr (Cell::kStates > 1)
+          if (works(step, n + e, group)) shared.own(at, j, group * 2 + e) = din[1];
+      }
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      T* to = exchange.place(s + 1, local + e, at.unit);
+#pragma unroll
+      for (int gate = 0; gate < kGates; gate++, to += p.gate_width)
+#pragma unroll
+        for (int group = 0; group < kGroups; group++)
+          if (works(step, n + e, group)) to[group * 8] = Multiplier::rounded(results.dgates[group][e][gate]);
+      if constexpr (kStacked) {
+        if (!exchange.feeds) continue;
+        T* on = exchange.handed_on(s, local + e, at.unit);
+#pragma unroll
+        for (int gate = 0; gate < kGates; gate++, on += p.gate_width)
+#pragma unroll
+          for (int group = 0; group < kGroups; group++)
+            if (works(step, n + e, group)) on[group * 8] = Multiplier::rounded(results.dgates[group][e][gate]);
       }
     }
+    exchange.template send<kGroups * 8>(s + 1, j, at.unit);
+    return results;
+  }
+  // In a stack the sums are then those of the layer above alone: of its own the sequence has put nothing yet.
+  LF_DEVICE void take_final_gradients(const DeviceStep& step, int n, int group, float (&dout)[Cell::kStates]) const {
+    if (!works(step, n, group)) return;
+    const float dh_n = r.dh_n.data ? converted<float>(row<T>(r.dh_n, n)[unit(group)]) : 0.f;
+    dout[0] = kStacked ? dout[0] + dh_n : dh_n;
+    if constexpr (Cell::kStates > 1) dout[1] = r.dc_n.data ? converted<float>(row<T>(r.dc_n, n)[unit(group)]) : 0.f;
+  }
+  // Of sequences whose first step was the one after this.
+  LF_DEVICE void store_initial_gradients(const DeviceStep& after, const DeviceStep& step, int j,
+                                         const Sums<S>& sums) const {
+#pragma unroll
+    for (int i = 0; i < kGroups * 2; i++) {
+      const int n = at.first + at.local(j, i % 2), u = unit(i / 2);
+      if (n < step.active || !works(after, n, i / 2)) continue;
+      if (r.dh0.data) convert(row<T>(r.dh0, n)[u], sums.of(i / 2, i % 2));
+      if constexpr (Cell::kStates > 1)
+        if (r.dc0.data) convert(row<T>(r.dc0, n)[u], shared.own(at, j, i));
+    }
+  }
+
+  LF_DEVICE void store(const DeviceStep& step, int j, const Results& x) const {
+    const int n = at.first + at.local(j, 0);
+    T* to = Base::cell(static_cast<T*>(r.dgates), step, n, kGates);
+#pragma unroll
+    for (int e = 0; e < 2; e++)
+#pragma unroll
+      for (int gate = 0; gate < kGates; gate++, Base::next_part(to))
+#pragma unroll
+        for (int group = 0; group < kGroups; group++)
+          if (works(step, n + e, group)) to[group * 8] = x.dgates[group][e][gate];
   }
 };
 

@@ -65,7 +65,8 @@ template <class Instances, class Params>
 Result launch_persistent(const Params& p, void* stream, const char* name) {
   const Tiling& t = p.plan.tiling;
   dev::Launch shape;
-  shape.blocks = static_cast<unsigned>(p.plan.runs * t.blocks());
+  shape.blocks = static_cast<unsigned>(t.group_blocks), shape.groups = static_cast<unsigned>(t.groups);
+  shape.runs = static_cast<unsigned>(p.plan.runs);
   shape.threads = static_cast<unsigned>(t.threads());
   shape.shared_bytes = static_cast<size_t>(t.shared_bytes);
   shape.cluster = p.plan.regime == Regime::kCluster ? static_cast<unsigned>(t.group_blocks) : 1;

@@ -118,14 +118,10 @@ struct ThroughL2InPieces : ThroughL2<T> {
   LF_DEVICE void fetch(int s, int i) const {
     if (i < t.parts()) {
       const int pieces = t.pieces(), first = i / pieces * t.part_tiles, bytes = t.piece_bytes();
-      const int rows = (first + 2 <= t.tiles ? t.part_tiles : 1) * kTileSequences;
+      const int count = first + 2 <= t.tiles ? t.part_tiles : 1;
       unsigned char* to = part(i);
       const unsigned char* from = this->row(s, first * kTileSequences) + i % pieces * bytes;
-      const int threads = static_cast<int>(dev::thread_count());
-      for (int at = static_cast<int>(dev::thread_index()) * 16; at < rows * bytes; at += threads * 16) {
-        const int n = at / bytes, column = at - n * bytes;
-        dev::copy_async16(to + n * this->pitch + column, from + n * this->row_bytes + column);
-      }
+      this->copy_rows(to, from, bytes, count);
     }
     dev::commit_copies();
   }
@@ -151,9 +147,10 @@ LF_DEVICE void multiply_pieces(Tiles& sums, const Place& at, const SplitWeights<
 }
 
 // One step, as product_and_cell() in persistent.cuh.
-template <class Multiplier, class S, class Shared, class Exchange, class Load, class Pass, class Finish>
+template <class Multiplier, class S, class Shared, class Exchange, class Load, class Pass, class Finish, class Store>
 LF_DEVICE void product_and_cell(const Place& at, const SplitWeights<S>& weights, const Shared& shared,
-                                const Exchange& exchange, int s, const Load& load, const Pass&, const Finish& finish) {
+                                const Exchange& exchange, int s, const Load& load, const Pass&, const Finish& finish,
+                                const Store& store) {
   const Tiling& t = at.t;
   // Float32 arithmetic takes long, and leaves no registers for what has been loaded ahead of it.
   constexpr bool kAhead = Multiplier::kMostTiles > 1;
@@ -180,13 +177,13 @@ LF_DEVICE void product_and_cell(const Place& at, const SplitWeights<S>& weights,
       shared.store(at, j - first, sums);
     }
     dev::sync_block();
-#pragma unroll 1
-    for (int j = first + at.slice; j < last; j += t.slices) {
+    const auto cell = [&](int j) {
       if (!kAhead || j != first + at.slice) loaded = load(j);
       Sums<S> sums{};
       shared.add_slices(sums, at, j - first, 0, t.slices);
-      finish(j, loaded, sums);
-    }
+      return finish(j, loaded, sums);
+    };
+    run_cells(at, exchange, s, first, last, cell, store);
   }
 }
 

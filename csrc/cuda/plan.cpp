@@ -22,8 +22,10 @@ int row_tiles(const Request& r) {
 
 const char* unsuited(const Request& r, const GpuInfo& gpu) {
   if (r.dtype == DType::kFloat64) return "float64 has no persistent kernel";
-  constexpr int64_t kMost = 1 << 23;  // the kernels count sequences, units and arrivals in 32 bits
-  if (r.batch >= kMost || r.hidden >= kMost || r.steps >= kMost) return "the sizes are too large";
+  constexpr int64_t kMost = 1 << 23;  // the kernels count sequences, units, rows and arrivals in 32 bits
+  constexpr int64_t kMostRows = int64_t{1} << 31;
+  if (r.batch >= kMost || r.hidden >= kMost || r.steps >= kMost || r.batch * r.steps >= kMostRows)
+    return "the sizes are too large";
   if (gpu.major < 8) return "the GPU is older than compute capability 8.0";
   if (gpu.registers_per_sm < kRegistersPerSm || gpu.sm_count < 1) return "the GPU has too few registers";
   return nullptr;
@@ -147,6 +149,7 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
         while (tiles > 1 && !fits(tiles)) tiles = (tiles + 1) / 2;
       if (!fits(tiles)) continue;
       t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
+      if (t.groups > kMostGroups) continue;
       f(Plan{regime, multiplier, t, runs, persistent_microseconds(r, t, runs, regime, multiplier, gpu), ""});
     }
   });

@@ -74,6 +74,8 @@ struct Tiling {
   LF_HOST_DEVICE int weight_bytes() const { return warps() * shared_tiles * row_tiles * 512; }
 };
 
+// The second dimension of a grid.
+constexpr int kMostGroups = 65535;
 // That a launch goes through side by side.
 constexpr int kMostRuns = 8;
 

@@ -73,6 +73,17 @@ LF_DEVICE void store_computed(T* p, const Pack<ComputeType<T>, V>& x) {
   store_pack(p, y);
 }
 
+// `rows` rows of so many bytes further on: 32 bits each, 64 together, which is one instruction.
+template <class T>
+LF_DEVICE T* rows_on(T* p, int rows, int row_bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<char*>(p) +
+                              uint64_t{static_cast<uint32_t>(rows)} * static_cast<uint32_t>(row_bytes));
+}
+template <class T>
+LF_DEVICE const T* rows_on(const T* p, int rows, int row_bytes) {
+  return rows_on(const_cast<T*>(p), rows, row_bytes);
+}
+
 // Row n of a matrix of states; null if there is none.
 template <class T>
 LF_DEVICE T* row(const RowsOf<void>& rows, int64_t n) {

@@ -14,9 +14,16 @@ namespace lstmfast::cuda::dev {
 
 inline unsigned char* shared_memory() { return emulation::self().block->shared; }
 inline unsigned thread_index() { return emulation::self().index; }
-inline unsigned block_index() { return emulation::self().block->index; }
+inline unsigned block_index() { return emulation::self().block->index % emulation::machine().blocks; }
 inline unsigned block_count() { return emulation::machine().blocks; }
+inline unsigned group_index() {
+  return emulation::self().block->index / emulation::machine().blocks % emulation::machine().groups;
+}
+inline unsigned run_index() {
+  return emulation::self().block->index / emulation::machine().blocks / emulation::machine().groups;
+}
 inline unsigned thread_count() { return emulation::machine().threads; }
+inline int anew(int x) { return x; }
 inline void sync_block() { emulation::sync_block(); }
 inline void sync_warp() { emulation::sync_warp(); }
 
@@ -149,7 +156,8 @@ inline void add_release(uint32_t* flag, uint32_t value) { emulation::add_release
 inline void wait_acquire(const uint32_t* flag, uint32_t value) { emulation::wait_acquire(flag, value); }
 
 inline unsigned cluster_rank() { return emulation::self().block->cluster_rank; }
-inline void cluster_sync() { emulation::sync_cluster(); }
+inline void cluster_arrive() { emulation::arrive_at_cluster(); }
+inline void cluster_wait() { emulation::wait_for_cluster(); }
 struct alignas(16) Words {
   uint32_t at[4];
 };
@@ -164,6 +172,7 @@ struct Launch {
   size_t shared_bytes = 0;
   unsigned cluster = 1;
   bool cooperative = false;
+  unsigned groups = 1, runs = 1;
 };
 constexpr int kErrorCooperativeLaunchTooLarge = 720;
 
@@ -172,8 +181,9 @@ int launch(void (*kernel)(Params), const Launch& shape, const Params& params, vo
   static_assert(sizeof(Params) <= 4096, "kernel arguments are limited");
   emulation::options().launches++;
   if (shape.cooperative && emulation::options().refuses_cooperation) return kErrorCooperativeLaunchTooLarge;
-  emulation::run({shape.blocks, shape.threads, shape.shared_bytes, shape.cluster, shape.cooperative},
-                 [&] { kernel(params); });
+  emulation::run(
+      {shape.blocks, shape.threads, shape.shared_bytes, shape.cluster, shape.cooperative, shape.groups, shape.runs},
+      [&] { kernel(params); });
   return 0;
 }
 template <class Params>

@@ -145,6 +145,8 @@ struct Thread {
   bool wait_while_less = false;  // else: while equal
   const char* where = "start";
   bool done = false;
+  bool in_cluster_barrier = false;  // has arrived, not waited
+  uint32_t cluster_generation = 0;
   std::vector<std::vector<AsyncCopy>> copies;
   std::vector<AsyncCopy> open_copies;
   unsigned lane() const { return index % kWarp; }
@@ -152,7 +154,7 @@ struct Thread {
 struct Machine {
   Fiber scheduler;
   Thread* current = nullptr;
-  unsigned blocks = 1, threads = 1, cluster = 1;
+  unsigned blocks = 1, groups = 1, threads = 1, cluster = 1;
   size_t shared_bytes = 0;
   const std::function<void()>* body = nullptr;
   bool watched = false;     // by order.h: only kernels whose threads have something to do with each other
@@ -204,7 +206,24 @@ inline void meet(const char* where, Barrier& b, unsigned count) {
   order::acquire(place);
 }
 inline void sync_block() { meet("block barrier", self().block->barrier, machine().threads); }
-inline void sync_cluster() { meet("cluster barrier", *self().block->cluster, machine().cluster * machine().threads); }
+inline void arrive_at_cluster() {
+  const order::Unseen unseen;
+  Thread& t = self();
+  Barrier& b = *t.block->cluster;
+  if (t.in_cluster_barrier) fail("arrives at the cluster barrier twice");
+  t.in_cluster_barrier = true, t.cluster_generation = b.generation;
+  order::release(&b.meeting.place[b.generation & 1]);
+  arrive(b, machine().cluster * machine().threads);
+}
+inline void wait_for_cluster() {
+  const order::Unseen unseen;
+  Thread& t = self();
+  Barrier& b = *t.block->cluster;
+  if (!t.in_cluster_barrier) fail("waits for the cluster barrier without having arrived");
+  t.in_cluster_barrier = false;
+  wait("cluster barrier", &b.generation, t.cluster_generation, false);
+  order::acquire(&b.meeting.place[t.cluster_generation & 1]);
+}
 // The same place in another block's shared memory.
 template <class T>
 T* map_shared(T* p, unsigned rank) {
@@ -380,26 +399,28 @@ struct Launch {
   size_t shared_bytes = 0;
   unsigned cluster = 1;
   bool cooperative = false;
+  unsigned groups = 1, runs = 1;  // a grid of blocks x groups x runs
 };
 
 inline void run(const Launch& launch, const std::function<void()>& body) {
   const order::Unseen unseen;
   Machine& m = machine();
   m.scheduler.watched = order::current();
-  m.blocks = launch.blocks, m.threads = launch.threads, m.cluster = launch.cluster;
+  m.blocks = launch.blocks, m.groups = launch.groups, m.threads = launch.threads, m.cluster = launch.cluster;
   m.shared_bytes = launch.shared_bytes, m.body = &body;
   m.watched = launch.shared_bytes > 0;
   m.late_copies = options().seed % 2 == 0;  // both may happen
   m.error.clear();
   if (launch.threads % kWarp || launch.threads > 1024) throw std::runtime_error("a block of broken warps");
   if (launch.blocks % launch.cluster) throw std::runtime_error("a grid of broken clusters");
+  const size_t count = size_t{launch.blocks} * launch.groups * launch.runs;
   std::mt19937_64 random(options().seed + 977 * static_cast<uint64_t>(options().launches));
-  std::vector<Barrier> clusters(launch.blocks / launch.cluster);
-  const size_t together = launch.cooperative ? launch.blocks : launch.cluster;
-  std::vector<size_t> waves(launch.blocks / together);
+  std::vector<Barrier> clusters(count / launch.cluster);
+  const size_t together = launch.cooperative ? count : launch.cluster;
+  std::vector<size_t> waves(count / together);
   for (size_t i = 0; i < waves.size(); i++) waves[i] = i;
   if (options().seed) std::shuffle(waves.begin(), waves.end(), random);
-  std::vector<Block> blocks(launch.blocks);
+  std::vector<Block> blocks(count);
   for (const size_t wave : waves) {
     for (size_t i = wave * together; i < (wave + 1) * together; i++) {
       Block& b = blocks[i];

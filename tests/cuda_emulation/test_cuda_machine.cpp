@@ -93,9 +93,9 @@ void clusters() {
   std::vector<unsigned> got(4);
   emulation::run({4, 32, 128, 2}, [&] {
     auto* place = reinterpret_cast<dev::Words*>(dev::shared_memory());
-    dev::cluster_sync();
+    dev::cluster_arrive(), dev::cluster_wait();
     if (dev::thread_index() == 0) dev::store_remote(place, {{dev::block_index()}}, dev::cluster_rank() ^ 1);
-    dev::cluster_sync();
+    dev::cluster_arrive(), dev::cluster_wait();
     if (dev::thread_index() == 0) got[dev::block_index()] = place->at[0];
   });
   CHECK((got == std::vector<unsigned>{1, 0, 3, 2}));
@@ -106,6 +106,20 @@ void clusters() {
                            dev::store_remote(dev::shared_memory(), {}, 1);
                          }),
                  "has left"));
+  CHECK(contains(refusal({2, 32, 0, 2}, [] { dev::cluster_arrive(), dev::cluster_arrive(); }), "twice"));
+  CHECK(contains(refusal({2, 32, 0, 2}, [] { dev::cluster_wait(); }), "without having arrived"));
+  CHECK(contains(refusal({2, 32, 0, 2},
+                         [] {
+                           if (dev::block_index() == 0) dev::cluster_arrive(), dev::cluster_wait();
+                         }),
+                 "deadlock"));
+  // A grid of three dimensions has every block once.
+  std::vector<unsigned> places(2 * 3 * 2);
+  emulation::run({2, 32, 0, 1, false, 3, 2}, [&] {
+    const unsigned at = (dev::run_index() * 3 + dev::group_index()) * 2 + dev::block_index();
+    if (dev::thread_index() == 0) places[at]++;
+  });
+  CHECK((places == std::vector<unsigned>(12, 1)));
 }
 
 void guards() {
