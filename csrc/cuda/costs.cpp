@@ -59,17 +59,21 @@ int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu) {
 double persistent_microseconds(const Request& r, const Tiling& t, int runs, Regime regime, Multiplier multiplier,
                                const GpuInfo& gpu) {
   const Costs c = costs_of(gpu);
-  const double units = static_cast<double>(t.unit_warps) * t.warp_units;
+  const double cells = static_cast<double>(t.unit_warps) * t.warp_units * t.tiles * 8;
   double cycles = product_cycles(t, multiplier, c) + c.cell + c.block_barrier +
-                  units * t.tiles * 8 * (r.dtype == DType::kFloat32 ? c.cell_float : c.cell_half);
+                  cells * (r.dtype == DType::kFloat32 ? c.cell_float : c.cell_half);
+  const double rest =
+      cells *
+      (r.backward ? c.rest_backward : c.rest_forward);  // while others are waited for, or other warps' activations
   if (t.sum_tiles > 0)
     cycles += std::ceil(1. * t.tiles / t.sum_tiles) * c.block_barrier + t.tiles * (8. * t.row_tiles + 4. * t.slices);
   const double parts = t.own_slice ? 2 : 1;  // in a stack, what the layer beside hands on as well
   const int64_t row = t.is_split() ? t.pieces() * t.piece_bytes() : exchange_width(r) * size_of(r.dtype);
   const double operand = parts * t.tiles * 8. * static_cast<double>(row);
-  if (regime == Regime::kCluster) cycles += c.cluster_barrier + operand / c.cluster_bytes;
+  if (regime == Regime::kOneSm) cycles += std::max(0., rest - c.cell);
+  if (regime == Regime::kCluster) cycles += std::max(c.cluster_barrier, rest) + operand / c.cluster_bytes;
   if (regime == Regime::kWholeGpu || regime == Regime::kStack)
-    cycles += c.flag + (1 + parts_of(t)) * c.block_barrier + operand / c.exchange_bytes;
+    cycles += std::max(c.flag, rest) + (1 + parts_of(t)) * c.block_barrier + operand / c.exchange_bytes;
   return cycles * static_cast<double>(waves(t, runs, regime, gpu)) / c.megahertz;
 }
 

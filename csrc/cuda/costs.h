@@ -9,14 +9,17 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Cycles are an SM's; bytes are per cycle.
 struct Costs {
-  double megahertz;                         // that the SMs keep up
-  double mma;                               // a scheduler's cycles for one mma: 16 rows, 8 sequences, 32 bytes of depth
-  double fma;                               // a scheduler's cycles for one float32 instruction of a warp
-  double memory_bytes;                      // of device memory, for each SM
-  double mma_latency = 33;                  // until another mma can add to the same sums
-  double shared_bytes = 128;                // an SM reads from its own shared memory
-  double cell = 200;                        // the latency of a cell's arithmetic
-  double cell_half = .4, cell_float = .75;  // issue slots of an SM for a cell: a hidden unit of a sequence
+  double megahertz;           // that the SMs keep up
+  double mma;                 // a scheduler's cycles for one mma: 16 rows, 8 sequences, 32 bytes of depth
+  double fma;                 // a scheduler's cycles for one float32 instruction of a warp
+  double memory_bytes;        // of device memory, for each SM
+  double mma_latency = 33;    // until another mma can add to the same sums
+  double shared_bytes = 128;  // an SM reads from its own shared memory
+  double cell = 200;          // the latency of a cell's arithmetic
+  // Cycles of an SM's four schedulers for a cell of an LSTM, a hidden unit of a sequence, by the instructions that were
+  // counted (docs/cuda.md): until what the next step multiplies by is handed over, and for the rest, reading what the
+  // cell needs and storing its results.
+  double cell_half = .46, cell_float = .85, rest_forward = .65, rest_backward = .45;
   double block_barrier = 40;
   double cluster_barrier = 400, cluster_bytes = 14;  // with what it waits for; an SM stores into the others
   double flag = 1500;          // from the last block's writes to the first byte that another reads: fence, add, poll
