@@ -77,8 +77,8 @@ __global__ void through_l2(const __grid_constant__ Rounds p) {
   keep(p, sum);
 }
 
-// The operand through distributed shared memory, as in InCluster: every block stores its part into all others. One
-// barrier of the block and one of the cluster a round.
+// The operand through distributed shared memory: every block stores its part into all others, as in InCluster. One
+// barrier of the cluster a round, and one of the block, which InCluster does without.
 __global__ void through_cluster(const __grid_constant__ Rounds p) {
   unsigned char* shared = dev::shared_memory();
   const int rank = static_cast<int>(dev::cluster_rank()), part = p.bytes / p.blocks;
