@@ -55,7 +55,8 @@ PersistentCall Common::persistent_call() const {
   c.flags = reinterpret_cast<uint32_t*>(exchange_);
   c.exchange = exchange_ ? exchange_ + flag_bytes() : nullptr;
   c.operand_bytes = plan.tiling.tiles * 8 * plan.tiling.pitch;
-  c.exchange_bytes = groups() * operand_bytes();
+  c.exchange_groups = static_cast<int>(groups());
+  c.group_bytes = static_cast<int>(operand_bytes());
   c.handed_bytes = plan.tiling.groups * operand_bytes();
   c.handed = exchange_ ? exchange_ + flag_bytes() + exchange_bytes() : nullptr;
   return c;

@@ -4,7 +4,7 @@
 //   rows(tiling)         sequences for which it wants shared memory
 //   begin()              once, when this shared memory has been cleared
 //   place(s, n, col)     an element of the operand of step s; a block sets those of its own units
-//   send<units>(s, j, u) a warp calls it when it has set those of its units, from u on, in tile j
+//   send<units, gates>(s, j, u)  a warp calls it when it has set those of its units, from u on, in tile j
 //   release(s)           every thread of the block calls it when all of the block's part of the operand of step s is
 //                        sent. Nobody waits for what a thread stores between it and acquire(s): a step's results
 //   acquire(s)           waits until all have released step s, and begins to get its operand
@@ -44,7 +44,7 @@ template <class T>
 struct InBlock : InShared<T> {
   using InShared<T>::InShared;
   LF_DEVICE void begin() const {}
-  template <int units>
+  template <int units, int gates>
   LF_DEVICE void send(int, int, int) const {}
   LF_DEVICE void release(int) const { dev::sync_block(); }
   LF_DEVICE void acquire(int) const {}
@@ -58,17 +58,16 @@ struct InBlock : InShared<T> {
 // waited for. Traffic: a block writes its part of the operand to all others.
 template <class T>
 struct InCluster : InShared<T> {
-  int gate_bytes, gates;
+  int gate_bytes;
   unsigned blocks;
 
   LF_DEVICE InCluster(const PersistentCall& p, unsigned char* memory)
       : InShared<T>(p, memory),
         gate_bytes(p.gate_width * static_cast<int>(sizeof(T))),
-        gates(p.exchange_width / p.gate_width),
         blocks(static_cast<unsigned>(p.plan.tiling.group_blocks)) {}
   LF_DEVICE void begin() const { dev::cluster_arrive(), dev::cluster_wait(); }
   // The first block to be sent to is the next one: they are not all sent to one at a time.
-  template <int units>
+  template <int units, int gates>
   LF_DEVICE void send(int s, int j, int unit) const {
     constexpr int kPieces = units * static_cast<int>(sizeof(T)) / 16;         // of a gate in a row
     const unsigned own = dev::block_index();                                  // a cluster is all of a group
@@ -96,37 +95,37 @@ template <class T>
 struct ThroughL2 {
   static constexpr bool kStacked = false;
   unsigned char* shared;
-  unsigned char* global;  // [2][runs][groups][sequences][row_bytes]
-  uint32_t* flag;
-  int64_t buffer_bytes;
+  const PersistentCall& p;
   int pitch, row_bytes, tiles;
   uint32_t blocks;
 
-  LF_DEVICE ThroughL2(const PersistentCall& p, unsigned char* memory)
+  LF_DEVICE ThroughL2(const PersistentCall& call, unsigned char* memory)
       : shared(memory),
-        buffer_bytes(p.exchange_bytes),
+        p(call),
         pitch(p.plan.tiling.pitch),
         row_bytes(p.exchange_width * static_cast<int>(sizeof(T))),
         tiles(p.plan.tiling.tiles),
-        blocks(static_cast<uint32_t>(p.plan.tiling.group_blocks)) {
-    const uint32_t group = dev::run_index() * static_cast<uint32_t>(p.plan.tiling.groups) + dev::group_index();
-    global = static_cast<unsigned char*>(p.exchange) + group * static_cast<int64_t>(tiles * 8 * row_bytes);
-    flag = p.flags + group * kFlagStride;
+        blocks(static_cast<uint32_t>(p.plan.tiling.group_blocks)) {}
+  LF_DEVICE int group() const {
+    return static_cast<int>(dev::run_index()) * p.plan.tiling.groups + static_cast<int>(dev::group_index());
   }
+  // One thread of a block uses it: no register of all others is to hold it.
+  LF_DEVICE uint32_t* flag() const { return p.flags + dev::anew(group()) * kFlagStride; }
   static LF_DEVICE int rows(const Tiling& t) { return (t.tiles < 2 ? t.tiles : 2) * 8; }
   LF_DEVICE void begin() const {}
   LF_DEVICE unsigned char* tile(int, int j) const { return shared + (j & 1) * 8 * pitch; }
   LF_DEVICE unsigned char* row(int s, int n) const {
-    return global + (dev::anew(s) & 1 ? buffer_bytes : 0) + n * row_bytes;
+    const int group_of_two = (dev::anew(s) & 1) * p.exchange_groups + group();
+    return rows_on(static_cast<unsigned char*>(p.exchange), group_of_two, p.group_bytes) + n * row_bytes;
   }
   LF_DEVICE T* place(int s, int n, int col) const {
     return reinterpret_cast<T*>(row(s, 0) + (n * row_bytes + col * static_cast<int>(sizeof(T))));
   }
-  template <int units>
+  template <int units, int gates>
   LF_DEVICE void send(int, int, int) const {}
 
   LF_DEVICE void acquire(int s) const {
-    if (dev::thread_index() == 0) dev::wait_acquire(flag, static_cast<uint32_t>(s + 1) * blocks);
+    if (dev::thread_index() == 0) dev::wait_acquire(flag(), static_cast<uint32_t>(dev::anew(s) + 1) * blocks);
     dev::sync_block();
     fetch(s, 0);
   }
@@ -154,7 +153,7 @@ struct ThroughL2 {
   // The barrier puts every thread's writes before the flag, which is a release for the whole GPU.
   LF_DEVICE void release(int) const {
     dev::sync_block();
-    if (dev::thread_index() == 0) dev::add_release(flag, 1);
+    if (dev::thread_index() == 0) dev::add_release(flag(), 1);
   }
   LF_DEVICE void end() const {}
 };
@@ -165,11 +164,11 @@ struct ThroughL2 {
 template <class T>
 struct ThroughStack : ThroughL2<T> {
   static constexpr bool kStacked = true;
-  const PersistentCall& p;
+  using ThroughL2<T>::p;
   unsigned char* handed;  // [steps][groups][sequences][row_bytes]: this group's, of the first step
   bool is_fed, feeds;     // not at the ends of the stack
 
-  LF_DEVICE ThroughStack(const PersistentCall& call, unsigned char* memory) : ThroughL2<T>(call, memory), p(call) {
+  LF_DEVICE ThroughStack(const PersistentCall& call, unsigned char* memory) : ThroughL2<T>(call, memory) {
     const int run = static_cast<int>(dev::run_index());
     is_fed = run > 0, feeds = run + 1 < p.plan.runs;
     const int64_t group_bytes = this->tiles * 8 * this->row_bytes;
@@ -182,9 +181,9 @@ struct ThroughStack : ThroughL2<T> {
   // The run before has handed on step s when it has released step s + 1.
   LF_DEVICE void acquire(int s) const {
     if (dev::thread_index() == 0) {
-      const uint32_t* before = this->flag - p.plan.tiling.groups * kFlagStride;
-      if (is_fed && s < p.steps) dev::wait_acquire(before, static_cast<uint32_t>(s + 2) * this->blocks);
-      dev::wait_acquire(this->flag, static_cast<uint32_t>(s + 1) * this->blocks);
+      const uint32_t* before = this->flag() - p.plan.tiling.groups * kFlagStride;
+      if (is_fed && s < p.steps) dev::wait_acquire(before, static_cast<uint32_t>(dev::anew(s) + 2) * this->blocks);
+      dev::wait_acquire(this->flag(), static_cast<uint32_t>(dev::anew(s) + 1) * this->blocks);
     }
     dev::sync_block();
     fetch(s, 0);

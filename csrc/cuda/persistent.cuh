@@ -49,8 +49,10 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
   };
   const bool alone = at.t.slices == 1;
   if (!alone) {
+    int j = 0;  // not counted beforehand, which would take a register
 #pragma unroll 1
-    for (int j = 0; j < at.t.tiles; j++) shared.store(at, j, multiply(j));
+    do shared.store(at, j, multiply(j));
+    while ((j = dev::anew(j + 1)) < at.t.tiles);
     dev::sync_block();
   }
   const auto cell = [&](int j) {
@@ -216,7 +218,7 @@ struct PersistentForwardKernel
         const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
         if (n < p.batch && u < p.hidden) *exchange.place(0, local, u) = Multiplier::rounded(row<T>(r.h0, n)[u]);
       }
-      exchange.template send<kGroups * 8>(0, j, at.unit);
+      exchange.template send<kGroups * 8, 1>(0, j, at.unit);
     }
     exchange.release(0);
   }
@@ -284,7 +286,7 @@ struct PersistentForwardKernel
       }
     }
     if (step.active < p.batch) stay(s, step, j);
-    exchange.template send<kGroups * 8>(s + 1, j, at.unit);
+    exchange.template send<kGroups * 8, 1>(s + 1, j, at.unit);
     return results;
   }
   // Sequences that have ended, or not begun: what they had stays.
@@ -487,7 +489,7 @@ struct PersistentBackwardKernel
             if (works(step, n + e, group)) on[group * 8] = Multiplier::rounded(results.dgates[group][e][gate]);
       }
     }
-    exchange.template send<kGroups * 8>(s + 1, j, at.unit);
+    exchange.template send<kGroups * 8, kGates>(s + 1, j, at.unit);
     return results;
   }
   // In a stack the sums are then those of the layer above alone: of its own the sequence has put nothing yet.

@@ -101,7 +101,7 @@ struct ThroughL2InPieces : ThroughL2<T> {
   LF_DEVICE unsigned char* part(int i) const { return this->shared + i % kPieceStages * part_rows(t) * this->pitch; }
 
   LF_DEVICE void acquire(int s) const {
-    if (dev::thread_index() == 0) dev::wait_acquire(this->flag, static_cast<uint32_t>(s + 1) * this->blocks);
+    if (dev::thread_index() == 0) dev::wait_acquire(this->flag(), static_cast<uint32_t>(dev::anew(s) + 1) * this->blocks);
     dev::sync_block();
 #pragma unroll 1
     for (int i = 0; i < kPieceStages - 1; i++) fetch(s, i);
