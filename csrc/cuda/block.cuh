@@ -42,9 +42,9 @@ struct SharedMemory {
   unsigned char* operand;
   float *sums, *state, *biases;
 
-  LF_DEVICE SharedMemory(const Tiling& t, int weight_bytes, int operand_rows) {
+  LF_DEVICE SharedMemory(const Tiling& t, int weight_bytes, int operand_bytes) {
     operand = dev::shared_memory() + weight_bytes;
-    sums = reinterpret_cast<float*>(operand + operand_rows * t.pitch);
+    sums = reinterpret_cast<float*>(operand + operand_bytes);
     // sum_tiles says the same of what is not split, but the kernels with the fewest registers would spill over it.
     state = sums + (weight_bytes   ? t.sum_tiles * t.warps() * S::kRowTiles * 4 * 32
                     : t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32
@@ -59,9 +59,12 @@ struct SharedMemory {
   LF_DEVICE float& bias(const Place& at, int half) const {
     return biases[(at.unit_warp * S::kHalves + half) * 8 + at.g];
   }
+  // The place of the warp's own, found by its number or as the others': either spares some kernels a register.
+  template <bool by_warp = false>
   LF_DEVICE void store(const Place& at, int j, const Sums<S>& x) const {
+    float* to = by_warp ? sums + (j * at.t.warps() + at.warp) * S::kRowTiles * 4 * 32 + at.lane : slot(at, j, at.slice);
 #pragma unroll
-    for (int i = 0; i < S::kRowTiles * 4; i++) slot(at, j, at.slice)[i * 32] = x.at[i / 4][i % 4];
+    for (int i = 0; i < S::kRowTiles * 4; i++) to[i * 32] = x.at[i / 4][i % 4];
   }
   // The slices' sums, added up in their order.
   LF_DEVICE void add_slices(Sums<S>& x, const Place& at, int j, int first, int last) const {

@@ -1,18 +1,18 @@
 // How the operand of the next step gets to the blocks that multiply by it. The operand is a matrix [sequences of the
 // group][depth]; warps read it from shared memory, in tiles of eight sequences. A policy has
 //
-//   rows(tiling)         sequences for which it wants shared memory
+//   shared_bytes(call)   of shared memory that it wants
 //   begin()              once, when this shared memory has been cleared
 //   place(s, n, col)     an element of the operand of step s; a block sets those of its own units
-//   send<units, gates>(s, j, u)  a warp calls it when it has set those of its units, from u on, in tile j
+//   send<units, gates>(s, j, u)  a warp calls it when it has set all gates' elements of its units, about u, in tile j
 //   release(s)           every thread of the block calls it when all of the block's part of the operand of step s is
 //                        sent. Nobody waits for what a thread stores between it and acquire(s): a step's results
 //   acquire(s)           waits until all have released step s, and begins to get its operand
 //   arrive(s, j)         for j = 0, 1, ...: after it, tile(s, j) holds tile j, until arrive(s, j + 2)
 //   end()                after the last release, which no acquire follows
-//   kStacked             whether a part of the operand comes from the run beside; handed_on(s, n, col) is then an
-//   element
-//                        of what the next run gets at step s, set before release(s + 1); `feeds` if there is such a run
+//   kStacked             whether a part of the operand comes from the run beside; handed_on(s, n, col) is then what the
+//                        next run gets at step s, set before release(s + 1); `feeds` if there is such a run
+//   kInShared            whether the whole operand is in shared memory
 //
 // in the order begin(), send(0, j), release(0), for each step s: acquire(s), arrive(s, j), send(s + 1, j),
 // release(s + 1), and end().
@@ -25,15 +25,16 @@ namespace lstmfast::cuda {
 // The operand of two steps, in this block's shared memory.
 template <class T>
 struct InShared {
-  static constexpr bool kStacked = false;
+  static constexpr bool kStacked = false, kInShared = true;
   unsigned char* shared;
   int step_bytes, pitch;
 
   LF_DEVICE InShared(const PersistentCall& p, unsigned char* memory)
       : shared(memory), step_bytes(p.operand_bytes), pitch(p.plan.tiling.pitch) {}
-  static LF_DEVICE int rows(const Tiling& t) { return 2 * t.tiles * 8; }
+  static LF_DEVICE int shared_bytes(const PersistentCall& p) { return 2 * p.operand_bytes; }
   LF_DEVICE unsigned char* row(int s, int n) const { return shared + (dev::anew(s) & 1) * step_bytes + n * pitch; }
-  LF_DEVICE unsigned char* tile(int s, int j) const { return row(s, j * 8); }
+  // Of the same parity as s, but not the same for all tiles: not kept in a register meanwhile.
+  LF_DEVICE unsigned char* tile(int s, int j) const { return row(s + 2 * j, j * 8); }
   LF_DEVICE T* place(int s, int n, int col) const { return reinterpret_cast<T*>(row(s, n)) + col; }
   LF_DEVICE void arrive(int, int) const {}
 };
@@ -93,7 +94,7 @@ struct InCluster : InShared<T> {
 // the group's operand.
 template <class T>
 struct ThroughL2 {
-  static constexpr bool kStacked = false;
+  static constexpr bool kStacked = false, kInShared = false;
   unsigned char* shared;
   const PersistentCall& p;
   int pitch, row_bytes, tiles;
@@ -111,7 +112,9 @@ struct ThroughL2 {
   }
   // One thread of a block uses it: no register of all others is to hold it.
   LF_DEVICE uint32_t* flag() const { return p.flags + dev::anew(group()) * kFlagStride; }
-  static LF_DEVICE int rows(const Tiling& t) { return (t.tiles < 2 ? t.tiles : 2) * 8; }
+  static LF_DEVICE int shared_bytes(const PersistentCall& p) {
+    return (p.plan.tiling.tiles < 2 ? p.plan.tiling.tiles : 2) * 8 * p.plan.tiling.pitch;
+  }
   LF_DEVICE void begin() const {}
   LF_DEVICE unsigned char* tile(int, int j) const { return shared + (j & 1) * 8 * pitch; }
   LF_DEVICE unsigned char* row(int s, int n) const {

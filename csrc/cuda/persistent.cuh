@@ -51,7 +51,7 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
   if (!alone) {
     int j = 0;  // not counted beforehand, which would take a register
 #pragma unroll 1
-    do shared.store(at, j, multiply(j));
+    do shared.template store<Exchange::kInShared>(at, j, multiply(j));
     while ((j = dev::anew(j + 1)) < at.t.tiles);
     dev::sync_block();
   }
@@ -89,7 +89,7 @@ struct PersistentKernel {
       : p(params),
         r(p.runs[dev::run_index()]),
         at(p.plan.tiling),
-        shared(p.plan.tiling, kSplit ? p.plan.tiling.weight_bytes() : 0, ExchangePolicy<T>::rows(p.plan.tiling)),
+        shared(p.plan.tiling, kSplit ? p.plan.tiling.weight_bytes() : 0, ExchangePolicy<T>::shared_bytes(p)),
         exchange(p, shared.operand) {}
 
   LF_DEVICE int unit(int group) const { return at.unit + group * 8; }
@@ -97,15 +97,14 @@ struct PersistentKernel {
   LF_DEVICE bool works(const DeviceStep& step, int n, int group) const {
     return n < step.active && unit(group) < p.hidden;
   }
-  // Memory [R, parts * H] at the first of the thread's units in the row of sequence n; next_part() is a part further
-  // on, after the last one in the next sequence.
+  // Memory [R, parts * H] at the first of the thread's units in the row of sequence n; part() is i parts further on.
   template <class E>
   LF_DEVICE E* cell(E* data, const DeviceStep& step, int n, int parts = 1) const {
     return rows_on(data + at.unit, step.row + n, parts * p.hidden * static_cast<int>(sizeof(E)));
   }
   template <class E>
-  LF_DEVICE void next_part(E*& data) const {
-    data = rows_on(data, 1, p.hidden * static_cast<int>(sizeof(E)));
+  LF_DEVICE E* part(E* data, int i) const {
+    return rows_on(data, i, p.hidden * static_cast<int>(sizeof(E)));
   }
   // The first of the thread's units in the row of sequence n.
   template <class E, class P>
@@ -231,10 +230,10 @@ struct PersistentForwardKernel
       if (r.kept) {
         const unsigned char* kept = Base::cell(r.kept, step, n);
 #pragma unroll
-        for (int e = 0; e < 2; e++, Base::next_part(kept))
+        for (int e = 0; e < 2; e++)
 #pragma unroll
           for (int group = 0; group < kGroups; group++)
-            if (works(step, n + e, group) && kept[group * 8]) pre.kept |= 1u << (group * 2 + e);
+            if (works(step, n + e, group) && Base::part(kept, e)[group * 8]) pre.kept |= 1u << (group * 2 + e);
       }
       if (r.w_beside.data) return pre;  // they come out of the product
     }
@@ -242,10 +241,10 @@ struct PersistentForwardKernel
 #pragma unroll
     for (int e = 0; e < 2; e++)
 #pragma unroll
-      for (int gate = 0; gate < kGates; gate++, Base::next_part(from))
+      for (int gate = 0; gate < kGates; gate++)
 #pragma unroll
         for (int group = 0; group < kGroups; group++)
-          if (works(step, n + e, group)) pre.at[group][e][gate] = from[group * 8];
+          if (works(step, n + e, group)) pre.at[group][e][gate] = Base::part(from, e * kGates + gate)[group * 8];
     return pre;
   }
 
@@ -312,17 +311,18 @@ struct PersistentForwardKernel
 #pragma unroll
       for (int e = 0; e < 2; e++)
 #pragma unroll
-        for (int i = 0; i < kGates; i++, Base::next_part(to))
+        for (int i = 0; i < kGates; i++)
 #pragma unroll
           for (int group = 0; group < kGroups; group++)
-            if (i < Cell::kSaved && works(step, n + e, group)) to[group * 8] = x.saved[group][e][i];
+            if (i < Cell::kSaved && works(step, n + e, group))
+              Base::part(to, e * kGates + i)[group * 8] = x.saved[group][e][i];
       if constexpr (Cell::kStates > 1) {
         float* c = Base::cell(static_cast<float*>(r.c), step, n);
 #pragma unroll
-        for (int e = 0; e < 2; e++, Base::next_part(c))
+        for (int e = 0; e < 2; e++)
 #pragma unroll
           for (int group = 0; group < kGroups; group++)
-            if (works(step, n + e, group)) c[group * 8] = x.c[group][e];
+            if (works(step, n + e, group)) Base::part(c, e)[group * 8] = x.c[group][e];
       }
     }
     // So many sequences have a step after this one.
@@ -414,10 +414,11 @@ struct PersistentBackwardKernel
 #pragma unroll
     for (int e = 0; e < 2; e++)
 #pragma unroll
-      for (int i = 0; i < kGates; i++, Base::next_part(gates))
+      for (int i = 0; i < kGates; i++)
 #pragma unroll
         for (int group = 0; group < kGroups; group++)
-          if (i < Cell::kSaved && works(step, n + e, group)) saved.gates[group][e][i] = gates[group * 8];
+          if (i < Cell::kSaved && works(step, n + e, group))
+            saved.gates[group][e][i] = Base::part(gates, e * kGates + i)[group * 8];
     if (r.dy.data) {
       const T* dy = Base::template units<T>(r.dy, step, n);
 #pragma unroll
@@ -430,11 +431,11 @@ struct PersistentBackwardKernel
       const float* c = Base::cell(static_cast<const float*>(r.c), step, n);
       const float* c_before = Base::cell(static_cast<const float*>(r.c), before, n);
 #pragma unroll
-      for (int e = 0; e < 2; e++, Base::next_part(c), Base::next_part(c_before))
+      for (int e = 0; e < 2; e++)
 #pragma unroll
         for (int group = 0; group < kGroups; group++) {
-          if (works(step, n + e, group)) saved.c[group][e] = c[group * 8];
-          if (works(before, n + e, group)) saved.c_before[group][e] = c_before[group * 8];
+          if (works(step, n + e, group)) saved.c[group][e] = Base::part(c, e)[group * 8];
+          if (works(before, n + e, group)) saved.c_before[group][e] = Base::part(c_before, e)[group * 8];
         }
       if (before.active < step.active && r.c0.data)
 #pragma unroll
@@ -518,10 +519,10 @@ struct PersistentBackwardKernel
 #pragma unroll
     for (int e = 0; e < 2; e++)
 #pragma unroll
-      for (int gate = 0; gate < kGates; gate++, Base::next_part(to))
+      for (int gate = 0; gate < kGates; gate++)
 #pragma unroll
         for (int group = 0; group < kGroups; group++)
-          if (works(step, n + e, group)) to[group * 8] = x.dgates[group][e][gate];
+          if (works(step, n + e, group)) Base::part(to, e * kGates + gate)[group * 8] = x.dgates[group][e][gate];
   }
 };
 

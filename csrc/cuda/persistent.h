@@ -16,14 +16,14 @@ struct PersistentCall {
   int steps, batch, hidden;
   const int64_t* offsets;          // device memory [T + 1], null when padded
   int gate_width, exchange_width;  // see plan.h; a split product's rows are padded to whole pieces
-  void* exchange;          // T [2][runs][groups][tiles * 8][exchange_width], zeros, where blocks meet in global memory
-  uint32_t* flags;         // [runs][groups], kFlagStride apart, zero at launch
-  int exchange_groups;     // of one of the two: all runs'
-  int group_bytes;         // of a group
-  void* handed;            // a stack: T [runs - 1][steps][groups][tiles * 8][exchange_width], zeros
-  int64_t handed_bytes;    // of a step
-  int operand_bytes;       // of a step in shared memory, where all of its tiles are there
-  float scale;             // a stack: of what dropout keeps between layers
+  void* exchange;        // T [2][runs][groups][tiles * 8][exchange_width], zeros, where blocks meet in global memory
+  uint32_t* flags;       // [runs][groups], kFlagStride apart, zero at launch
+  int exchange_groups;   // of one of the two: all runs'
+  int group_bytes;       // of a group
+  void* handed;          // a stack: T [runs - 1][steps][groups][tiles * 8][exchange_width], zeros
+  int64_t handed_bytes;  // of a step
+  int operand_bytes;     // of a step in shared memory, where all of its tiles are there
+  float scale;           // a stack: of what dropout keeps between layers
 };
 constexpr int64_t kFlagStride = 32;  // a counter has a cache line of its own
 

@@ -97,11 +97,14 @@ struct ThroughL2InPieces : ThroughL2<T> {
   LF_DEVICE ThroughL2InPieces(const PersistentCall& p, unsigned char* memory)
       : ThroughL2<T>(p, memory), t(p.plan.tiling) {}
   static LF_DEVICE int part_rows(const Tiling& t) { return t.part_tiles * kTileSequences; }
-  static LF_DEVICE int rows(const Tiling& t) { return kPieceStages * part_rows(t); }
+  static LF_DEVICE int shared_bytes(const PersistentCall& p) {
+    return kPieceStages * part_rows(p.plan.tiling) * p.plan.tiling.pitch;
+  }
   LF_DEVICE unsigned char* part(int i) const { return this->shared + i % kPieceStages * part_rows(t) * this->pitch; }
 
   LF_DEVICE void acquire(int s) const {
-    if (dev::thread_index() == 0) dev::wait_acquire(this->flag(), static_cast<uint32_t>(dev::anew(s) + 1) * this->blocks);
+    if (dev::thread_index() == 0)
+      dev::wait_acquire(this->flag(), static_cast<uint32_t>(dev::anew(s) + 1) * this->blocks);
     dev::sync_block();
 #pragma unroll 1
     for (int i = 0; i < kPieceStages - 1; i++) fetch(s, i);
