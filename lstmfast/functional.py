@@ -114,7 +114,9 @@ def rnn(
     return output, h_n
 
 
-def _run(cell, input, hx, weights, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes, recompute):
+def _run(
+    cell, input, hx, weights, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes, recompute
+):
     swap = batch_first and batch_sizes is None
     try:
         output, h_n, c_n = recurrent(

@@ -10,11 +10,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..ops import Options
 
-# Rows (steps times sequences) that a chunk has at least. A chunk packs the weights three times and adds a gradient as
-# large as they are: over so many rows that is a few hundredths of the products (docs/performance.md).
-CPU_ROWS = 1024
+# Rows (steps times sequences) that a chunk has at least. For each chunk the weights are packed three times and a
+# gradient as large as they are is added; with fewer rows that begins to be felt, with more there is nothing to gain.
+CPU_ROWS = 512
 # What a launch costs is told by steps, and products of tensor cores want many rows. Nothing has been measured.
 GPU_STEPS, GPU_ROWS = 64, 2048
 # csrc/cpu/plan.h: rows of a block, over which the CPU's backward adds up weight gradients before it stores them.
@@ -24,15 +25,23 @@ BLOCK_ROWS = 256
 def chunk_steps(steps: int, batch: int, device_type: str) -> int:
     """Steps of every chunk but the last of a sequence of `steps` steps, `batch` sequences wide.
 
-    Memory is least where all the states that are kept and one chunk's records are about as much: of chunks as long as
-    the square root of the sequence. A whole number of the CPU's blocks, so that no block is cut; and chunks of about
-    the same length. The number of threads plays no part, since the sums over chunks must not depend on it."""
+    Chunks as long as the square root of the sequence keep least: as many steps' states as steps' records. They have
+    rows enough, are of about one length, and whole blocks of the CPU's, so that no block is cut. The number of threads
+    plays no part: sums over chunks must not depend on it."""
     batch = max(batch, 1)
-    rows, least_steps = (CPU_ROWS, 1) if device_type == "cpu" else (GPU_ROWS, GPU_STEPS)
-    wanted = max(math.isqrt(steps), -(-rows // batch), least_steps)
+    rows, least = (CPU_ROWS, 1) if device_type == "cpu" else (GPU_ROWS, GPU_STEPS)
     block = max(BLOCK_ROWS // batch, 1)
-    even = -(-steps // max(steps // wanted, 1))
-    return min(-(-even // block) * block, steps)
+    wanted = _round_up(max(math.isqrt(steps), _ceil_div(rows, batch), least), block)
+    even = _ceil_div(steps, max(_ceil_div(steps, wanted), 1))
+    return min(_round_up(even, block), steps)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _round_up(a: int, unit: int) -> int:
+    return _ceil_div(a, unit) * unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +110,15 @@ def _are_batch_sizes(sizes: Tensor, rows: int) -> bool:
 
 
 def _belong_to(options: Options, input: Tensor, batch: int, tensors: Sequence[Tensor]) -> bool:
-    """Whether types and devices are the input's, and the states are of as many runs and sequences as there are."""
-    runs = options.num_layers * options.directions
+    """Whether types and devices are the input's, and states have as many runs, sequences and features as they must."""
+    if type(options.num_layers) is not int or type(options.bidirectional) is not bool:
+        return False
     hx, weights = options.split(tensors)
-    return (
-        all(t.dtype == input.dtype and t.device == input.device for t in tensors)
-        and all(state.dim() == 3 and tuple(state.shape[:2]) == (runs, batch) for state in hx)
-        and len(weights) % runs == 0
+    hidden_size, proj_size, directions = ops._sizes(
+        options.cell, weights, options.has_biases, options.num_layers, options.bidirectional
+    )
+    sizes = (proj_size or hidden_size, hidden_size)[: ops.CELLS[options.cell]["states"]]
+    shapes = [(options.num_layers * directions, batch, size) for size in sizes]
+    return (not hx or [tuple(state.shape) for state in hx] == shapes) and all(
+        t.dtype == input.dtype and t.device == input.device for t in tensors
     )

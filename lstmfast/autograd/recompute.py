@@ -1,12 +1,13 @@
 """Long sequences in little memory: forward keeps the states at the borders of chunks of time; backward goes from the
 last chunk to the first, and runs each one's forward again before its backward.
 
-Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016; for recurrent networks Gruslys et al., Memory-Efficient
-Backpropagation Through Time, NeurIPS 2016. Theirs fits chunks to a given memory, here they are of one length.
+Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016; for recurrent networks Gruslys et al.,
+Memory-Efficient Backpropagation Through Time, NeurIPS 2016. Theirs fits chunks to a given memory, here they are of one
+length.
 
 A stack in one direction is cut in time as a whole, and the outputs of its lower layers are not kept either. With two
-directions a layer needs the whole sequence of the one below: each direction of each layer is then a walk of its own, and
-the lower layers' outputs are kept.
+directions a layer needs the whole sequence of the one below: each direction of each layer is then a walk of its own,
+and the lower layers' outputs are kept.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class _Level:
 
 class _Network:
     """All layers of a call. On the CPU half types are computed in float32, as the kernels do within a call: neither the
-    states at a border nor the sums over chunks are rounded to 16 bits. On a GPU the states are, and each chunk's part of
-    a weight's gradient, because the products are to run on 16 bits; the sums over chunks are of float32 there too."""
+    states at a border nor the sums over chunks are rounded to 16 bits. On a GPU, whose products are to run on 16 bits,
+    the states are, and each chunk's part of a weight's gradient; the sums over chunks are of float32 there too."""
 
     def __init__(
         self,
