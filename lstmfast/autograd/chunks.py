@@ -111,7 +111,7 @@ def _are_batch_sizes(sizes: Tensor, rows: int) -> bool:
 
 def _belong_to(options: Options, input: Tensor, batch: int, tensors: Sequence[Tensor]) -> bool:
     """Whether types and devices are the input's, and states have as many runs, sequences and features as they must."""
-    if type(options.num_layers) is not int or type(options.bidirectional) is not bool:
+    if type(options.num_layers) is not int or options.num_layers < 1 or type(options.bidirectional) is not bool:
         return False
     hx, weights = options.split(tensors)
     hidden_size, proj_size, directions = ops._sizes(

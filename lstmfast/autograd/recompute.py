@@ -7,7 +7,8 @@ length.
 
 A stack in one direction is cut in time as a whole, and the outputs of its lower layers are not kept either. With two
 directions a layer needs the whole sequence of the one below: each direction of each layer is then a walk of its own,
-and the lower layers' outputs are kept.
+and the lower layers' outputs are kept. A stack that is cut as a whole is walked back as a whole, though its lowest
+layers may learn nothing.
 """
 
 from __future__ import annotations
