@@ -218,10 +218,10 @@ def test_dispatch(tmp_path):
 
 
 def test_memory(tmp_path):
-    code, result = run(tmp_path / "out.json", "memory", "--shape", "256x16x64x64x1", "--pairs", "1")
+    code, result = run(tmp_path / "out.json", "memory", "--shape", "1024x16x64x64x1", "--pairs", "1")
     assert code == 0
     assert [record["callee"] for record in result["points"]] == ["module", "recompute"]
-    output = 256 * 16 * 64 * 4
+    output = 1024 * 16 * 64 * 4
     for record in result["points"]:
         assert record["metric"] == "bytes"
         for side in ("theirs", "ours"):
