@@ -51,8 +51,8 @@ class Forward {
     c_stride_ = P::padded_units(hidden_);
     c_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
     x_stride_ = product.row_stride(input_);
-    x_block_ = arena.take<E>(block_rows * x_stride_, Product::kRounds || !storage.is_compute);
-    y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute);
+    x_block_ = arena.take<E>(block_rows * x_stride_, Product::kRounds || !storage.is_compute());
+    y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute());
     C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_ && !fuse_input_);
     cell_out_ = arena.take<C>(batch * hidden_, projects && !keep_ && !Product::kRounds);
     if constexpr (Product::kRounds) {
