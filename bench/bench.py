@@ -3,7 +3,7 @@
     python bench/bench.py quick                                  a first impression, under two minutes
     python bench/bench.py standard --out bench/results/x.json    the grid that the README's table is made from
     python bench/bench.py --shape 100x32x256x256x1+ --threads 1,2 --mode training
-    python bench/bench.py scaling | memory | latency | dispatch | derivatives
+    python bench/bench.py scaling | memory | recompute | latency | dispatch | derivatives
     python bench/bench.py gpu --budget 150 --out x.json          on a GPU, as far as it gets in 150 s
 
 A ratio is the peer's time (or memory) over ours: above 1, lstmfast is faster (or smaller). bench/README.md describes
@@ -31,6 +31,7 @@ from lstmfast_bench.sides import Mismatch
 from tqdm import tqdm
 
 import lstmfast
+from lstmfast.autograd.chunks import chunk_steps
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +108,15 @@ def choose(options: argparse.Namespace) -> list[Point]:
     chosen = points.grid(shapes, cells, dtypes, variants, modes, threads, **fixed)
     if options.preset == "latency":  # the module, as the peer is called, and what is made for such calls
         chosen = [replace(p, callee=c) for p in chosen for c in ("module", "stream") if c == "module" or _streams(p)]
+    if options.preset in ("memory", "recompute"):
+        chosen = [replace(p, callee=c) for p in chosen for c in ("module", "recompute") if c == "module" or _is_cut(p)]
     return chosen
+
+
+def _is_cut(point: Point) -> bool:
+    """Whether recompute=True makes a difference."""
+    shape = point.shape
+    return point.mode == "training" and chunk_steps(shape.steps, shape.batch, point.device) < shape.steps
 
 
 def _streams(point: Point) -> bool:

@@ -23,6 +23,7 @@ def lstm(
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Long short-term memory over a batch of sequences; the equations are in `lstmfast.reference`.
 
@@ -37,6 +38,7 @@ def lstm(
         dropout: probability of dropping an element between layers, with ``training`` only.
         batch_first: input and output are ``[B, T, .]``; not for packed rows.
         batch_sizes: int64 ``[T]`` on the CPU when the input is packed, sequences sorted by decreasing length.
+        recompute: train a long sequence in little memory, for the time of another forward: docs/ecosystem.md.
 
     Returns:
         ``(output [T, B, D*(P or H)], (h_n, c_n))``, in the layout of the input and of hx.
@@ -58,6 +60,7 @@ def lstm(
         bidirectional,
         batch_first,
         batch_sizes,
+        recompute,
     )
     return output, (h_n, c_n)
 
@@ -75,6 +78,7 @@ def rnn(
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Elman's recurrent network over a batch of sequences; the equation is in `lstmfast.reference`.
 
@@ -83,7 +87,7 @@ def rnn(
         weights: per layer and direction ``w_ih [H, I or D*H]``, ``w_hh [H, H]``, with ``bias`` ``b_ih [H]`` and
             ``b_hh [H]``.
         nonlinearity: ``"tanh"`` or ``"relu"``.
-        input, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes: as for `lstm`.
+        input, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes, recompute: as for `lstm`.
 
     Returns:
         ``(output [T, B, D*H], h_n)``, in the layout of the input and of hx.
@@ -105,11 +109,14 @@ def rnn(
         bidirectional,
         batch_first,
         batch_sizes,
+        recompute,
     )
     return output, h_n
 
 
-def _run(cell, input, hx, weights, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes):
+def _run(
+    cell, input, hx, weights, bias, num_layers, dropout, training, bidirectional, batch_first, batch_sizes, recompute
+):
     swap = batch_first and batch_sizes is None
     try:
         output, h_n, c_n = recurrent(
@@ -122,15 +129,16 @@ def _run(cell, input, hx, weights, bias, num_layers, dropout, training, bidirect
             num_layers=num_layers,
             bidirectional=bidirectional,
             dropout=dropout if training else 0.0,
+            recompute=recompute,
         )
     except (AttributeError, RuntimeError, TypeError):
         # Looked for only now, so that a call that is well does not pay for it.
-        _refuse_other_kinds(input, batch_sizes, hx, weights, bias, num_layers, dropout, bidirectional)
+        _refuse_other_kinds(input, batch_sizes, hx, weights, bias, num_layers, dropout, bidirectional, recompute)
         raise
     return output.transpose(0, 1) if swap else output, h_n, c_n
 
 
-def _refuse_other_kinds(input, batch_sizes, hx, weights, bias, num_layers, dropout, bidirectional) -> None:
+def _refuse_other_kinds(input, batch_sizes, hx, weights, bias, num_layers, dropout, bidirectional, recompute) -> None:
     """Raises TypeError if an argument is of another kind than it must be."""
 
     def require(name: str, value: Any, kinds: Any, wanted: str) -> None:
@@ -147,3 +155,4 @@ def _refuse_other_kinds(input, batch_sizes, hx, weights, bias, num_layers, dropo
     require("num_layers", num_layers, int, "an integer")
     require("dropout", dropout, float | int, "a number")
     require("bidirectional", bidirectional, bool, "True or False")
+    require("recompute", recompute, bool, "True or False")

@@ -25,6 +25,8 @@ class _Recurrent(nn.RNNBase):
     from them, assigning it assigns them, and what RNNBase does to maintain its list does nothing.
     """
 
+    recompute = False  # of modules made by convert() or from older pickles
+
     # RNNBase's own writes into the flat list as well.
     __setattr__ = nn.Module.__setattr__
 
@@ -46,6 +48,14 @@ class _Recurrent(nn.RNNBase):
 
     def _weights_have_changed(self) -> bool:
         return False
+
+    def _set_recompute(self, recompute: bool) -> None:
+        if not isinstance(recompute, bool):
+            raise TypeError(f"recompute should be of type bool, got: {type(recompute).__name__}")
+        self.recompute = recompute
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ", recompute=True" * self.recompute
 
     def flatten_parameters(self) -> None:
         """Does nothing: the op reads the weights where they lie. It is here for code written for torch.nn."""
@@ -108,6 +118,7 @@ class _Recurrent(nn.RNNBase):
                 num_layers=self.num_layers,
                 bidirectional=self.bidirectional,
                 dropout=self.dropout if self.training else 0.0,
+                recompute=self.recompute,
             )
         except (AttributeError, RuntimeError):
             # A bias set to None, say. Looked for only now, so that a call that is well does not pay for it.
@@ -170,7 +181,8 @@ class LSTM(_Recurrent):
     lstmfast.reference holds the sources and the equations in full. With T steps, B sequences, D directions, L layers,
     H = hidden_size and P = proj_size or H:
 
-    Arguments: as torch.nn.LSTM.
+    Arguments: as torch.nn.LSTM, and recompute: train long sequences in little memory, for the time of another forward
+    (docs/ecosystem.md). It is an attribute, too, that may be set at any time.
 
     Inputs:
         input: [T, B, input_size], [B, T, input_size] with batch_first, [T, input_size] for one sequence, or a
@@ -202,6 +214,8 @@ class LSTM(_Recurrent):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
         super().__init__(
             "LSTM",
@@ -216,6 +230,7 @@ class LSTM(_Recurrent):
             device=device,
             dtype=dtype,
         )
+        self._set_recompute(recompute)
 
     def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
         rows, batch, _ = self.get_expected_hidden_size(input, batch_sizes)
@@ -258,7 +273,7 @@ class RNN(_Recurrent):
     lstmfast.reference holds the source and the equations in full. With T steps, B sequences, D directions, L layers and
     H = hidden_size:
 
-    Arguments: as torch.nn.RNN; nonlinearity is the fourth.
+    Arguments: as torch.nn.RNN, nonlinearity is the fourth; and recompute, as LSTM.
 
     Inputs:
         input: [T, B, input_size], [B, T, input_size] with batch_first, [T, input_size] for one sequence, or a
@@ -291,6 +306,7 @@ class RNN(_Recurrent):
         dtype: torch.dtype | None = None,
         *,
         proj_size: None = None,
+        recompute: bool = False,
     ) -> None:
         if proj_size is not None:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -309,6 +325,7 @@ class RNN(_Recurrent):
             dtype=dtype,
         )
         self.nonlinearity = nonlinearity
+        self._set_recompute(recompute)
 
     def _padded_states(self, hx: Tensor, rank: int) -> tuple[Tensor]:
         if hx.dim() != rank:

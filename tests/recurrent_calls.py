@@ -34,12 +34,13 @@ class Call:
         packed=False,
         given_hx=True,
         dropout=0.0,
+        recompute=False,
         dtype=torch.float64,
         device="cpu",
     ):
         self.module = build(lstmfast, options, INPUT_SIZE, hidden_size, dtype=dtype, device=device)
         self.batch_sizes = torch.tensor([2, 2, 1]) if packed else None
-        self.dropout = dropout
+        self.dropout, self.recompute = dropout, recompute
         input = double((5, INPUT_SIZE) if packed else (STEPS, BATCH, INPUT_SIZE), dtype, device)
         hx = states_of(make_hx(self.module, BATCH, requires_grad=True)) if given_hx else ()
         self.states = len(hx)
@@ -61,6 +62,7 @@ class Call:
             num_layers=self.module.num_layers,
             bidirectional=self.module.bidirectional,
             dropout=self.dropout,
+            recompute=self.recompute,
         )
         return tuple(r for r in results if r is not None)
 

@@ -234,9 +234,29 @@ def test_any_strides(cell, packed, dtype):
     assert not b["input"].is_contiguous()
     forward = {k: b[k] for k in arguments() if k != "save_for_backward"}
     outputs = ops.forward(*forward.values(), True)
-    assert torch.equal(outputs[0], a["output"])
+    # Where the weights' rows are as long as a pack of lanes, a short call reads them in place if they can be, and then
+    # adds up in another order: one rounding of h more or less in the half type, a few of float32. Gradients reach 10.
+    same = {"rtol": 2**-7, "atol": 2**-8} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(outputs[0], a["output"], **same)
     for x, y in zip(leaves(ops.backward(*b.values())), leaves(expected), strict=True):
-        assert torch.equal(x, y)
+        torch.testing.assert_close(x, y, **same)
+
+
+@pytest.mark.parametrize("isa", lstmfast._C.isa_levels())
+@pytest.mark.parametrize("cell", CELLS)
+def test_all_that_is_kept_is_written(cell, isa):
+    """Also what pads the layout, or the op would have results that change from call to call."""
+    lstmfast._C.set_isa(isa)
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    try:
+        assert torch.empty(3).isnan().all()
+        for B, H, P, dtype in itertools.product((1, 9), (4, 17, 65), (0, 3), (torch.float32, torch.float64)):
+            if P and cell != "LSTM":
+                continue
+            for result in leaves(call(cell=cell, B=B, H=H, P=P, dtype=dtype, L=2, D=2)):
+                assert not result.isnan().any(), (B, H, P, dtype)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from lstmfast import reference
+from lstmfast.autograd.chunks import chunk_steps
 
 from .points import Point
 
@@ -47,7 +49,8 @@ def describe(peer: str, cell: str) -> str:
     """The peer's name in tables and figures."""
     if peer == "nn":
         return "torch.nn.LSTM" if cell == "LSTM" else "torch.nn.RNN"
-    return {"compile": "torch.compile loop", "flashrnn": "FlashRNN", "haste": "Haste"}[peer]
+    names = {"checkpoint": "torch.utils.checkpoint", "compile": "torch.compile loop"}
+    return {**names, "flashrnn": "FlashRNN", "haste": "Haste"}[peer]
 
 
 class CompiledLoop(nn.Module):
@@ -165,8 +168,30 @@ def _refused_by_haste(point: Point) -> str | None:
     return None
 
 
+class Checkpointed(nn.Module):
+    """torch.nn's layers under torch.utils.checkpoint, in chunks of time as long as lstmfast's with recompute=True."""
+
+    def __init__(self, module: nn.RNNBase):
+        super().__init__()
+        self.layers = module
+
+    def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        outputs = []
+        for chunk in input.split(chunk_steps(*input.shape[:2], input.device.type)):
+            output, hx = checkpoint(self.layers, chunk, hx, use_reentrant=False)
+            outputs.append(output)
+        return torch.cat(outputs), hx
+
+
+def _refused_by_checkpointed(point: Point) -> str | None:
+    if point.variant == "packed" or point.shape.bidirectional:
+        return "torch.nn's layers cannot be cut in time where they are packed or have two directions"
+    return "torch.utils.checkpoint is for training" if point.mode != "training" else None
+
+
 PEERS = {
     "nn": Peer(lambda module: module, lambda point: None),
+    "checkpoint": Peer(Checkpointed, _refused_by_checkpointed),
     "compile": Peer(CompiledLoop, _refused_by_compiled_loop, seconds=60.0),
     "flashrnn": Peer(FlashRNN, _refused_by_flashrnn, False, "flashrnn", "flashrnn", seconds=120.0),
     "haste": Peer(Haste, _refused_by_haste, False, "haste_pytorch", "haste-pytorch"),

@@ -52,7 +52,7 @@ class Point:
         "penalty" (gradients of a gradient penalty) or "per-sample" (gradients of each sequence's own loss).
     flush_denormal: whether torch.set_flush_denormal(True) holds meanwhile; only the variant lastloss asks for it.
     callee: what of lstmfast is called: "module", or a lower layer of it where the cost of a call is taken apart; in
-        streaming also "stream", lstmfast.Stream.
+        streaming also "stream", lstmfast.Stream; in training also "recompute", the module with that option.
     metric: "seconds" per call or "bytes" of peak memory.
     sweeps: the sizes of which this point is part of a sweep, such as ("T",); in the preset gpu the names of its parts.
     """
@@ -163,6 +163,7 @@ MEMORY = _shapes(
     "128x64x96x512x3 1000x8x80x320x4+"
 )
 DERIVATIVE = _shapes("20x8x16x32x1 100x16x64x128x1 50x32x128x256x1 50x16x64x128x2+")
+RECOMPUTE = _shapes("2000x8x128x256x2 1000x8x80x320x4+")
 LATENCY = _shapes("1x1x32x32x1 1x1x128x128x1 1x1x128x256x2 1x1x512x512x1 1x1x1024x1024x1 1x4x256x256x1 1x16x256x256x1")
 DISPATCH = _shapes("1x1x32x32x1")
 SCALING_BASE = Shape.parse("100x32x256x256x1")
@@ -194,6 +195,7 @@ PRESETS = {
     "standard": Preset(STANDARD),
     "scaling": Preset([SCALING_BASE], max_time=10.0),
     "memory": Preset(MEMORY, modes=("training",), pairs=3, metric="bytes"),
+    "recompute": Preset(RECOMPUTE, modes=("training",)),
     "latency": Preset(LATENCY, modes=("streaming",), pairs=21),
     "dispatch": Preset(DISPATCH, pairs=31),
     "derivatives": Preset(DERIVATIVE, modes=DERIVATIVES),

@@ -72,7 +72,7 @@ PARTS = (
     Part("B", BATCHES, KINDS[:2]),
     Part("variants", CORE[1:3], KINDS[:2], variants=("packed", "proj")),
     Part("cells", CORE[:4], KINDS[:3], cells=("rnn_tanh", "rnn_relu")),
-    Part("peers", CORE[1:4], KINDS, peers=tuple(name for name in PEERS if name != "nn")),
+    Part("peers", CORE[1:4], KINDS, peers=tuple(name for name in PEERS if name not in ("nn", "checkpoint"))),
 )
 
 

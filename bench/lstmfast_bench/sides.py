@@ -163,6 +163,7 @@ def build(point: Point, *, only: str | None = None) -> tuple[Side | None, Side |
     if only != "theirs":
         ours = module_of(lstmfast, point)
         ours.load_state_dict(template.state_dict())
+        ours.recompute = point.callee == "recompute"
         ours = (StreamSide if point.callee == "stream" else side)(point, ours, input, grad)
     theirs = side(point, peer.wrap(template), input, grad) if only != "ours" else None
     return theirs, ours

@@ -6,7 +6,7 @@
 // the accumulators. Gate gradients exist for one block only, in cache while the weight gradients take them in; the
 // first step's are carried to the block before. Only what has a destination is computed.
 #pragma once
-#include "vector_product.inl"
+#include "weight_gradients.inl"
 
 namespace lstmfast::LF_ISA {
 
@@ -37,59 +37,41 @@ class Backward {
         in_panels_(ceil_div(input_, kPanel<C>)),
         out_panels_(ceil_div(output_, kPanel<C>)),
         hidden_panels_(ceil_div(hidden_, kPanel<C>)),
-        row_width_(product.panel_row_width()) {
-    Arena arena(p.workspace);
+        row_width_(product.panel_row_width()),
+        block_rows_(min(plan.backward_steps * steps_.batch(), p.shape.rows)),
+        arena_(p.workspace),
+        dgates_(arena_.take<C>(panels_ * block_rows_ * kPanel<C>)),
+        dh_(arena_.take<C>(out_panels_ * block_rows_ * kPanel<C>, p.shape.projection > 0)),
+        weight_gradients_(p, plan, storage, product_, steps_, arena_, {dgates_, dh_, block_rows_}) {
     const int64_t batch = steps_.batch();
-    block_rows_ = min(plan.backward_steps * batch, p.shape.rows);
     const bool projects = p.shape.projection > 0;
     if (p.shape.steps > 1 || p.dh0.data)
-      w_hh_ = product.weights_back(arena, plan, storage, p.w_hh, out_panels_, depth_);
-    if (p.dx.data) w_ih_ = product.weights_back(arena, plan, storage, p.w_ih, in_panels_, depth_);
-    if (projects) w_hr_ = product.weights_back(arena, cpu::Plan{}, storage, p.w_hr, hidden_panels_, output_);
-    dgates_ = arena.take<C>(panels_ * block_rows_ * kPanel<C>);
-    carry_ = arena.take<E>(panels_ * batch * row_width_);
-    zero_ = arena.take<C>(kPanel<C>, !Product::kRounds);
+      w_hh_ = product.weights_back(arena_, plan, storage, p.w_hh, out_panels_, depth_);
+    if (p.dx.data) w_ih_ = product.weights_back(arena_, plan, storage, p.w_ih, in_panels_, depth_);
+    if (projects) w_hr_ = product.weights_back(arena_, cpu::Plan{}, storage, p.w_hr, hidden_panels_, output_);
+    carry_ = arena_.take<E>(panels_ * batch * row_width_);
+    zero_ = arena_.take<C>(kPanel<C>, !Product::kRounds);
     c_stride_ = P::padded_units(hidden_);
-    dc_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
-    c0_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
-    dh_n_ = arena.take<C>(batch * output_, p.dh_n.data);
-    dh_ = arena.take<C>(out_panels_ * block_rows_ * kPanel<C>, projects);
+    dc_ = arena_.take<C>(batch * c_stride_, P::kPrivate > 0);
+    c0_ = arena_.take<C>(batch * c_stride_, P::kPrivate > 0);
+    dh_n_ = arena_.take<C>(batch * output_, p.dh_n.data);
     if constexpr (Product::kRounds) {
-      dgate_rows_ = arena.take<E>(panels_ * block_rows_ * row_width_);
-      dh_rows_ = arena.take<E>(out_panels_ * block_rows_ * row_width_, projects);
+      dgate_rows_ = arena_.take<E>(panels_ * block_rows_ * row_width_);
+      dh_rows_ = arena_.take<E>(out_panels_ * block_rows_ * row_width_, projects);
     } else {
       dgate_rows_ = dgates_, dh_rows_ = dh_;
     }
-    dy_block_ = arena.take<C>(block_rows_ * output_, !storage.is_compute && p.dy.data);
-    dx_block_ = arena.take<C>(block_rows_ * input_, !storage.is_compute && p.dx.data);
-    sums_ = arena.take<C>(max(out_panels_, projects ? hidden_panels_ : 0) * batch * kPanel<C>);
-    dx_sums_ = arena.take<C>(block_rows_ * kPanel<C>, p.dx.data);
-    direct_ih_ = p.dw_ih.data && plan.gradients_in_place && writable_in_place(p.dw_ih);
-    direct_hh_ = p.dw_hh.data && (plan.gradients_in_place || !steps_.use_h(p.h0)) && writable_in_place(p.dw_hh);
-    const bool packs_ih = p.dw_ih.data && !direct_ih_, packs_hh = p.dw_hh.data && !direct_hh_;
-    x_cols_ = arena.take<E>(product.columns_size(input_, block_rows_), packs_ih);
-    h_cols_ = arena.take<E>(product.columns_size(output_, block_rows_), packs_hh);
-    m_cols_ = arena.take<E>(product.columns_size(hidden_, block_rows_), p.dw_hr.data);
-    if constexpr (Product::kRounds) {
-      dgate_panels_ = arena.take<E>(product.panels_size(panels_, block_rows_), packs_ih || packs_hh);
-      dh_panels_ = arena.take<E>(product.panels_size(out_panels_, block_rows_), p.dw_hr.data);
-    } else {
-      dgate_panels_ = dgates_, dh_panels_ = dh_;
-    }
-    dw_ih_ = arena.take<C>(panels_ * input_ * kPanel<C>, packs_ih);
-    dw_hh_ = arena.take<C>(panels_ * output_ * kPanel<C>, packs_hh);
-    dw_hr_ = arena.take<C>(out_panels_ * hidden_ * kPanel<C>, p.dw_hr.data);
-    db_ = arena.take<C>(panels_ * kPanel<C>, p.db_ih.data || p.db_hh.data);
-    bytes_ = arena.used();
+    dy_block_ = arena_.take<C>(block_rows_ * output_, !storage.is_compute() && p.dy.data);
+    dx_block_ = arena_.take<C>(block_rows_ * input_, !storage.is_compute() && p.dx.data);
+    sums_ = arena_.take<C>(max(out_panels_, projects ? hidden_panels_ : 0) * batch * kPanel<C>);
+    dx_sums_ = arena_.take<C>(block_rows_ * kPanel<C>, p.dx.data);
 
-    C* reserve = static_cast<C*>(p.reserve);
-    records_ = {reserve, P::kRecord, panels_, plan.forward_steps, &steps_};
-    if (projects) cell_out_ = reserve + p.shape.rows * panels_ * P::kRecord;
+    records_ = {static_cast<C*>(p.reserve), P::kRecord, panels_, plan.forward_steps, &steps_};
   }
   Backward(const Backward&) = delete;
   Backward& operator=(const Backward&) = delete;
 
-  size_t bytes() const { return bytes_; }
+  size_t bytes() const { return arena_.used(); }
 
   void run() const {
     run_team(plan_.threads, [this](const Team& team) {
@@ -108,9 +90,9 @@ class Backward {
           initial_state_gradient(team, block, t);
         });
         team.meet();
-        pack_columns(team, block);
+        weight_gradients_.pack(team, block);
         team.meet();
-        weight_gradients(team, block);
+        weight_gradients_.add(team, block, is_last(block));
         input_gradient(team, block);
         if (dx_block_) {
           team.meet();
@@ -119,7 +101,8 @@ class Backward {
         carry(team, block);
         team.meet();
       });
-      finish(team);
+      weight_gradients_.finish(team);
+      write_initial_state(team);
     });
   }
 
@@ -127,7 +110,8 @@ class Backward {
   bool by_batch() const { return plan_.split == cpu::Split::kBatch; }
   auto tiles() const { return typename Product::Cut(steps_.batch()); }
 
-  static bool writable_in_place(const Matrix& m) { return m.col_stride == 1; }
+  // In walking order: where the way back begins.
+  bool is_last(const Block& block) const { return steps_.reverse() ? block.begin == 0 : block.end == steps_.count(); }
   // The row of W_ih, W_hh behind place k of the gate gradients.
   auto gate_at() const {
     return [this](int64_t k) { return gate_row<Cell, C>(k / kPanel<C>, k % kPanel<C>, hidden_); };
@@ -139,7 +123,7 @@ class Backward {
     clear(team, dgates_, panels_ * block_rows_ * kPanel<C>);  // padded units are never written, and must be zero
     if constexpr (Product::kRounds) clear(team, dgate_rows_, panels_ * block_rows_ * row_width_);
     clear(team, zero_, kPanel<C>);
-    clear(team, db_, panels_ * kPanel<C>);
+    weight_gradients_.prepare(team);
     if (P::kPrivate) {
       clear(team, dc_, steps_.batch() * c_stride_);
       clear(team, c0_, steps_.batch() * c_stride_);
@@ -390,65 +374,6 @@ class Backward {
     }
   }
 
-  // ---- weight gradients of a block: dW' = (columns of x, h or the cell's output)' (gate gradients)
-  void pack_columns(const Team& team, const Block& block) const {
-    const auto pack = [&](const Storage<C>& storage, E* to, int64_t cols, const auto& row_at) {
-      if (to) product_.pack_columns(team, storage, steps_, block, to, cols, block_rows_, row_at);
-    };
-    pack(storage_, x_cols_, input_, [this](int64_t t, int64_t n) { return x_at(t, n); });
-    pack(storage_, h_cols_, output_, [this](int64_t t, int64_t n) { return h_before(t, n); });
-    pack(StorageOf<C, C>::kStorage, m_cols_, hidden_,
-         [this](int64_t t, int64_t n) { return cell_out_ + (steps_.first_row(t) + n) * hidden_; });
-    if constexpr (Product::kRounds) {
-      const int64_t rows = steps_.rows(block.begin, block.end);
-      if (dgate_panels_) product_.pack_rows(team, dgates_, dgate_panels_, panels_, block_rows_, rows);
-      if (dh_panels_) product_.pack_rows(team, dh_, dh_panels_, out_panels_, block_rows_, rows);
-    }
-  }
-  const void* x_at(int64_t t, int64_t n) const { return storage_.at(p_.x.data, row_offset(p_.x, steps_, t, n)); }
-  const void* h_before(int64_t t, int64_t n) const {
-    if (n < steps_.started(t)) return storage_.at(p_.y.data, row_offset(p_.y, steps_, steps_.previous(t), n));
-    return p_.h0.data ? storage_.at(p_.h0.data, n * p_.h0.row_stride) : nullptr;
-  }
-
-  void weight_gradients(const Team& team, const Block& block) const {
-    const int64_t rows = steps_.rows(block.begin, block.end);
-    const bool first = steps_.reverse() ? block.begin == 0 : block.end == steps_.count();
-    const auto accumulate = [&](C* dw, const E* columns, int64_t cols, const E* gradients, int64_t panels) {
-      if (dw) product_.outer_product(team, dw, columns, cols, gradients, panels, block_rows_, rows, first);
-    };
-    accumulate(dw_ih_, x_cols_, input_, dgate_panels_, panels_);
-    accumulate(dw_hh_, h_cols_, output_, dgate_panels_, panels_);
-    accumulate(dw_hr_, m_cols_, hidden_, dh_panels_, out_panels_);
-    if (direct_ih_) write_gradient(team, p_.dw_ih, input_, [this](int64_t t, int64_t n) { return x_at(t, n); });
-    if (direct_hh_) write_gradient(team, p_.dw_hh, output_, [this](int64_t t, int64_t n) { return h_before(t, n); });
-    if (!db_) return;
-    const Share mine = team.share(panels_);
-    for (int64_t panel = mine.begin; panel < mine.end; panel++) {
-      const C* from = dgates_ + panel * block_rows_ * kPanel<C>;
-      Vec<C> sum[kTileCols] = {};
-      for (int64_t i = 0; i < rows; i++)
-        for (int j = 0; j < kTileCols; j++) sum[j] += load(from + i * kPanel<C> + j * kWidth);
-      C* to = db_ + panel * kPanel<C>;
-      for (int j = 0; j < kTileCols; j++) store(to + j * kWidth, load(to + j * kWidth) + sum[j]);
-    }
-  }
-  // The whole gradient at once, of the one block that there is; without states before its only step, zeros.
-  template <class RowAt>
-  void write_gradient(const Team& team, const Matrix& dw, int64_t cols, const RowAt& row_at) const {
-    with_stored<C>(storage_.as, [&](auto stored) {
-      using Outer = OuterProduct<C, decltype(stored)>;
-      typename Outer::Row rows[cpu::kBackwardRows];
-      int64_t count = 0;
-      RowCursor cursor{steps_, 0};
-      for (int64_t i = 0; i < p_.shape.rows; i++, cursor.next())
-        if (const void* x = row_at(cursor.t, cursor.n))
-          rows[count++] = {static_cast<const decltype(stored)*>(x), i * kPanel<C>};
-      const Outer product{rows, count, cols, dgates_, block_rows_ * kPanel<C>};
-      write_outer(team, dw, product, depth_, gate_at());
-    });
-  }
-
   // ---- dX of a block = (gate gradients) W_ih
   void input_gradient(const Team& team, const Block& block) const {
     if (!p_.dx.data) return;
@@ -497,21 +422,11 @@ class Backward {
                   static_cast<size_t>(steps_.active(t) * row_width_) * sizeof(E));
   }
 
-  void finish(const Team& team) const {
-    const auto gate = [this](int64_t panel, int64_t col) { return gate_row<Cell, C>(panel, col, hidden_); };
-    if (dw_ih_) unpack_panels(team, storage_, dw_ih_, p_.dw_ih, panels_, input_, gate);
-    if (dw_hh_) unpack_panels(team, storage_, dw_hh_, p_.dw_hh, panels_, output_, gate);
-    if (dw_hr_)
-      unpack_panels(team, storage_, dw_hr_, p_.dw_hr, out_panels_, hidden_,
-                    [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); });
-    const Matrix biases[] = {p_.db_ih, p_.db_hh};
-    for (const Matrix& db : biases)
-      if (db.data) unpack_panels(team, storage_, db_, db, panels_, 1, gate);
-    if (P::kPrivate && p_.dc0.data) {
-      const Share mine = team.share(steps_.batch());
-      for (int64_t n = mine.begin; n < mine.end; n++)
-        storage_.scatter(storage_.at(p_.dc0.data, n * p_.dc0.row_stride), 1, dc_ + n * c_stride_, hidden_);
-    }
+  void write_initial_state(const Team& team) const {
+    if (!P::kPrivate || !p_.dc0.data) return;
+    const Share mine = team.share(steps_.batch());
+    for (int64_t n = mine.begin; n < mine.end; n++)
+      storage_.scatter(storage_.at(p_.dc0.data, n * p_.dc0.row_stride), 1, dc_ + n * c_stride_, hidden_);
   }
 
   const BackwardParams& p_;
@@ -520,22 +435,19 @@ class Backward {
   const Product product_;
   const Steps steps_;
   const int64_t input_, hidden_, output_, panels_, depth_, in_panels_, out_panels_, hidden_panels_, row_width_;
-  Weights w_hh_, w_ih_, w_hr_;        // packed for the way back: [column panel][depth][kPanel]
-  bool direct_ih_, direct_hh_;        // dW is written where the caller wants it
-  C *dgates_, *zero_;                 // [panel][rows of a block][kPanel], [kPanel]
-  E* carry_;                          // [panel][N][row_width]
-  E *dgate_rows_, *dh_rows_;          // dgates_ and dh_ as rows of a product: [panel][rows of a block][row_width]
-  E *dgate_panels_, *dh_panels_;      // the same as panels of one, for weight gradients
-  C *dc_, *c0_, *dh_n_;               // [N][c_stride], [N][c_stride], [N][O]
-  C* dh_;                             // [column panel of O][rows of a block][kPanel], with a projection only
-  C *dy_block_, *dx_block_;           // [rows of a block][O | I], half types only
-  C *sums_, *dx_sums_;                // [column panel][N][kPanel], [rows of a block][kPanel]: sums between two pieces
-  E *x_cols_, *h_cols_, *m_cols_;     // packed columns of a block
-  C *dw_ih_, *dw_hh_, *dw_hr_, *db_;  // [panel][I | O | H][kPanel], [panel][kPanel]
-  const C* cell_out_ = nullptr;       // [R][H] in the reserve, with a projection only
+  const int64_t block_rows_;
+  Arena arena_;
+  C *const dgates_, *const dh_;  // [panel][rows of a block][kPanel]; dh_ of columns of O, with a projection only
+  const WeightGradients<Cell, C, Product> weight_gradients_;
+  Weights w_hh_, w_ih_, w_hr_;  // packed for the way back: [column panel][depth][kPanel]
+  E* carry_;                    // [panel][N][row_width]
+  E *dgate_rows_, *dh_rows_;    // dgates_ and dh_ as rows of a product: [panel][rows of a block][row_width]
+  C* zero_;                     // [kPanel]
+  C *dc_, *c0_, *dh_n_;         // [N][c_stride], [N][c_stride], [N][O]
+  C *dy_block_, *dx_block_;     // [rows of a block][O | I], half types only
+  C *sums_, *dx_sums_;          // [column panel][N][kPanel], [rows of a block][kPanel]: sums between two pieces
   Records<C> records_;
-  int64_t block_rows_, c_stride_;
-  size_t bytes_;
+  int64_t c_stride_;
 };
 
 }  // namespace lstmfast::LF_ISA

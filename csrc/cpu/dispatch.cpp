@@ -134,11 +134,8 @@ bool nothing_to_do(const ForwardParams& p) { return p.shape.rows == 0; }
 }  // namespace
 
 int64_t reserve_width(int cell, DType dtype, int64_t hidden, int64_t projection) {
-  constexpr int64_t kTileCols = 4, kWidestVector = 64;
   const CellInfo& info = cell_info(cell);
-  const int64_t units = kTileCols / info.gates * kWidestVector / compute_size_of(dtype);
-  const int64_t padded = (hidden + units - 1) / units * units;
-  return padded * (info.gates + info.states - 1) + (projection ? hidden : 0);
+  return reserved_per_row(info.gates, info.states, compute_size_of(dtype), hidden, projection);
 }
 
 Plan plan(const ForwardParams& p) { return choose(p).plan; }

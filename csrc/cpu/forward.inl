@@ -51,8 +51,8 @@ class Forward {
     c_stride_ = P::padded_units(hidden_);
     c_ = arena.take<C>(batch * c_stride_, P::kPrivate > 0);
     x_stride_ = product.row_stride(input_);
-    x_block_ = arena.take<E>(block_rows * x_stride_, Product::kRounds || !storage.is_compute);
-    y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute);
+    x_block_ = arena.take<E>(block_rows * x_stride_, Product::kRounds || !storage.is_compute());
+    y_block_ = arena.take<C>(block_rows * output_, !storage.is_compute());
     C* pre = arena.take<C>(panels_ * block_rows * kPanel<C>, !keep_ && !fuse_input_);
     cell_out_ = arena.take<C>(batch * hidden_, projects && !keep_ && !Product::kRounds);
     if constexpr (Product::kRounds) {
@@ -131,6 +131,7 @@ class Forward {
     for (int64_t panel = mine.begin; panel < mine.end; panel++)
       for (int64_t c = 0; c < kPanel<C>; c++) bias_[panel * kPanel<C> + c] = bias(gate(panel, c));
     clear(team, m_, steps_.batch() * m_stride_);  // its padding takes part in products
+    if (keep_) clear_rest_of_reserve(team);
     import_h0(team, h_[0]);
     import_h0(team, h_[1]);
     if (P::kPrivate) {
@@ -148,6 +149,13 @@ class Forward {
       else
         std::memset(to + n * h_stride_, 0, static_cast<size_t>(h_stride_) * sizeof(E));
     }
+  }
+  // Narrow panels leave a rest of what is reserved for the widest. Nobody reads it, but it is a part of a result.
+  void clear_rest_of_reserve(const Team& team) const {
+    const int64_t cell_out = p_.shape.projection ? hidden_ : 0;
+    const int64_t used = p_.shape.rows * (panels_ * P::kRecord + cell_out);
+    const int64_t width = cpu::reserved_per_row(Cell::kGates, Cell::kStates, sizeof(C), hidden_, p_.shape.projection);
+    clear(team, static_cast<C*>(p_.reserve) + used, p_.shape.rows * width - used);
   }
   C bias(int64_t r) const {
     C b_ih = 0, b_hh = 0;
@@ -315,7 +323,12 @@ class Forward {
     C* record = keep_ ? record_at(t, panel, n) : nullptr;
     for (int pack = 0; pack < P::kPacks; pack++) {
       const int64_t unit = panel * P::kUnits + pack * kWidth, left = hidden_ - unit;
-      if (left <= 0) break;
+      if (left <= 0) {  // of padding alone: not computed, but a part of what is kept
+        if (keep_)
+          for (int r = 0; r < height.value; r++)
+            for (int s = 0; s < Cell::kSaved; s++) store(record + r * record_width() + P::offset(s, pack), Vec<C>{});
+        continue;
+      }
       for (int r = 0; r < height.value; r++) {
         Vec<C> pre[Cell::kGates], saved[Cell::kSaved], in[Cell::kStates], out[Cell::kStates];
         for (int g = 0; g < Cell::kGates; g++) pre[g] = acc[r][g * P::kPacks + pack];

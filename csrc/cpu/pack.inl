@@ -66,7 +66,7 @@ LF_INLINE void for_squares(const Team& team, int64_t panels, int64_t depth, cons
 }
 template <class C>
 LF_INLINE bool can_move_packs(const Square<C>& s, const Storage<C>& storage, int64_t col_stride) {
-  return s.rows == kLanes<C> && s.depth == kLanes<C> && storage.is_compute && col_stride == 1;
+  return s.rows == kLanes<C> && s.depth == kLanes<C> && storage.is_compute() && col_stride == 1;
 }
 
 // [rows, depth] -> [panel][depth][kPanel], column c of a panel from source row `row_of(panel, c)`.

@@ -6,6 +6,15 @@
 
 namespace lstmfast::cpu {
 
+// Elements of the compute type that backward needs of a row: the same at every ISA level, whose panels differ in width.
+inline int64_t reserved_per_row(int64_t gates, int64_t states, int64_t compute_size, int64_t hidden,
+                                int64_t projection) {
+  constexpr int64_t kTileCols = 4, kWidestVector = 64;
+  const int64_t units = kTileCols / gates * kWidestVector / compute_size;
+  const int64_t padded = (hidden + units - 1) / units * units;
+  return padded * (gates + states - 1) + (projection ? hidden : 0);
+}
+
 // What the planner knows about the kernels and the machine.
 struct Target {
   int64_t tile_rows = 6;    // rows of a register tile

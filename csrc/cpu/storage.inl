@@ -122,12 +122,13 @@ LF_INLINE void with_stored(Stored as, const F& f) {
 // Rows of n elements, `stride` apart in storage, side by side in the compute type C.
 template <class C>
 struct Storage {
-  int64_t size;     // bytes of an element
-  bool is_compute;  // rows of stride 1 can be used where they are
+  int64_t size;  // bytes of an element
   Stored as;
   void (*gather)(C* dst, const void* src, int64_t stride, int64_t n);
   void (*scatter)(void* dst, int64_t stride, const C* src, int64_t n);
 
+  // Rows of stride 1 can be used where they are.
+  LF_INLINE bool is_compute() const { return as == Stored::kComputed; }
   LF_INLINE const void* at(const void* p, int64_t i) const { return static_cast<const char*>(p) + i * size; }
   LF_INLINE void* at(void* p, int64_t i) const { return static_cast<char*>(p) + i * size; }
 };
@@ -151,7 +152,7 @@ struct StorageOf {
   static constexpr Stored kStored = std::is_same_v<S, C>          ? Stored::kComputed
                                     : std::is_same_v<S, BFloat16> ? Stored::kBFloat16
                                                                   : Stored::kFloat16;
-  static constexpr Storage<C> kStorage{sizeof(S), kStored == Stored::kComputed, kStored, gather, scatter};
+  static constexpr Storage<C> kStorage{sizeof(S), kStored, gather, scatter};
 };
 
 }  // namespace lstmfast::LF_ISA

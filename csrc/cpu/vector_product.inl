@@ -160,7 +160,7 @@ class VectorProduct {
         C* to = dst + chunk * cols + c0 * in_chunk + (i - chunk) * width;
         if (!src)
           for (int64_t c = 0; c < width; c++) to[c] = 0;
-        else if (storage.is_compute)
+        else if (storage.is_compute())
           with_rows(width, [&](auto w) { std::memcpy(to, static_cast<const C*>(src) + c0, sizeof(C) * w.value); });
         else
           storage.gather(to, storage.at(src, c0), 1, width);

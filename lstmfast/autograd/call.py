@@ -9,8 +9,10 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import Options
+from .chunks import cut
 from .fallback import composite
 from .functions import RecurrentFunction, TransformableFunction
+from .recompute import RecomputeFunction
 from .torch_state import is_transformed, vmap_wants_different_masks
 
 
@@ -25,6 +27,7 @@ def recurrent(
     num_layers: int,
     bidirectional: bool,
     dropout: float,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run a stack of recurrent layers over a batch of sequences.
 
@@ -36,6 +39,7 @@ def recurrent(
         weights: per layer and direction ``w_ih, w_hh[, b_ih, b_hh][, w_hr]``, as in ``nn.RNNBase._flat_weights``.
         dropout: probability of dropping an element of a layer's output on its way to the next layer; pass 0 in
             evaluation. Masks come from torch's generator, a layer at a time, as ``nn.LSTM`` draws them on the CPU.
+        recompute: keep little for backward, which computes the forward again: recompute.py.
 
     Returns:
         ``(output, h_n, c_n)``: ``[T, B, D*O]`` or packed rows, ``[L*D, B, O]``, ``[L*D, B, H]`` (None for RNN).
@@ -68,7 +72,11 @@ def recurrent(
         return output, h_n, c_n[0] if c_n else None
     # The compiler sees the bare op, one node with a gradient of its own (op.py).
     if needs_grad and not torch.compiler.is_compiling():
-        output, h_n, *c_n = RecurrentFunction.apply(options, input, mask, *tensors)
+        chunks = cut(options, input, tensors) if recompute else None
+        if chunks is None:
+            output, h_n, *c_n = RecurrentFunction.apply(options, input, mask, *tensors)
+        else:
+            output, h_n, *c_n = RecomputeFunction.apply(options, chunks, input, mask, *tensors)
         return output, h_n, c_n[0] if c_n else None
     if torch.compiler.is_compiling():
         output, h_n, c_n, _, _ = ops.forward(

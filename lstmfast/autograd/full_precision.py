@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-_HALF_TYPES = (torch.bfloat16, torch.float16)
+HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 def in_full_precision(function: Callable) -> Callable:
@@ -26,7 +26,7 @@ def in_full_precision(function: Callable) -> Callable:
 
 
 def up(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [t.float() if t is not None and t.dtype in _HALF_TYPES else t for t in tensors]
+    return [t.float() if t is not None and t.dtype in HALF_TYPES else t for t in tensors]
 
 
 def down(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:

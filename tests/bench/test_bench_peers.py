@@ -22,6 +22,15 @@ def test_compiled_loop_is_the_module(monkeypatch, cell):
     sides.compare(*sides.build(replace(point, mode="streaming")))
 
 
+@pytest.mark.parametrize("cell", points.GATES)
+def test_checkpointed_chunks_are_the_module(monkeypatch, cell):
+    monkeypatch.setattr(peers, "chunk_steps", lambda steps, batch, device_type: 2)
+    point = Point(Shape.parse("5x3x4x6x2"), cell, mode="training", peer="checkpoint")
+    assert sides.compare(*sides.build(point)).gradients < 1e-6
+    with pytest.raises(peers.Unsupported, match="two directions"):
+        sides.build(replace(point, shape=Shape.parse("5x3x4x6x2+")))
+
+
 def fake_flashrnn(rows, recurrent, bias, *, function, backend, dtype):
     """The documented call: rows [B, T, G, 1, H], recurrent [G, 1, H, H], bias [G, 1, H]; states [S, B, T, 1, H]."""
     assert (backend, dtype) == ("cuda_fused", "float32")

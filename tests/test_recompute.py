@@ -1,0 +1,448 @@
+"""recompute=True: results and gradients as without it, and next to nothing kept between forward and backward."""
+
+import copy
+import functools
+import math
+import pickle
+
+import pytest
+import torch
+from cases import Options, all_options, build, build_pair, gradients, make_hx, make_packed, states_of, tensors_of
+from module_pairs import INPUT_SIZE, ROUNDING, both_cells, outcome, randn
+from recurrent_calls import PACKED, Call, only
+from test_layouts import CASES, draw_exact, names_of, run
+from tolerances import assert_no_worse
+from torch import nn
+from torch.func import grad, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lstmfast
+from lstmfast import _C, autograd
+from lstmfast.autograd import chunks
+from lstmfast.autograd.chunks import chunk_steps
+
+OPTIONS = [
+    Options("LSTM", 3),
+    Options("LSTM", 2, bidirectional=True, projected=True),
+    Options("RNN_TANH", 2, bidirectional=True, bias=False),
+    Options("RNN_RELU", 2),
+]
+LENGTHS = (
+    11,
+    11,
+    7,
+    2,
+)  # with chunks of 3 steps: of sequences that end in a chunk, at a border, and in the first chunk
+
+
+@pytest.fixture
+def chunks_of(monkeypatch):
+    """Sets the steps of a chunk, so that short sequences are cut."""
+
+    def set_steps(steps):
+        monkeypatch.setattr(chunks, "chunk_steps", lambda all_steps, batch, device_type: min(steps, all_steps))
+
+    return set_steps
+
+
+def is_recomputed(output):
+    node = output.grad_fn
+    while node is not None and "Backward" in node.name() and not node.name().startswith("Rec"):
+        node = node.next_functions[0][0]  # a transposed or squeezed result
+    return node.name() == "RecomputeFunctionBackward"
+
+
+# ---- the length of a chunk
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+@pytest.mark.parametrize("batch", [0, 1, 3, 8, 33, 128, 300])
+def test_length_of_chunks(batch, device_type):
+    rows, least = (chunks.CPU_ROWS, 1) if device_type == "cpu" else (chunks.GPU_ROWS, chunks.GPU_STEPS)
+    for steps in (1, 2, 63, 64, 65, 500, 2000, 65_537, 1_000_000):
+        length = chunk_steps(steps, batch, device_type)
+        assert 1 <= length <= steps
+        if length == steps:
+            continue
+        block = _C.plan("LSTM", steps, batch, 8, 8, training=True)["backward_steps"]
+        assert length % block == 0
+        wanted = max(math.isqrt(steps), rows / max(batch, 1), least)
+        assert wanted / 2 <= length < wanted + 1 + block
+
+
+def test_a_call_of_one_chunk_goes_the_usual_way():
+    module = lstmfast.LSTM(3, 4, recompute=True)
+    most = chunk_steps(300, 2, "cpu")
+    assert not is_recomputed(module(torch.randn(most, 2, 3))[0])
+    assert is_recomputed(module(torch.randn(most + 1, 2, 3))[0])
+    assert not is_recomputed(module(torch.randn(300, 0, 3))[0])
+
+
+# ---- results and gradients
+
+EXACT_CASES = [
+    case for case in CASES if case.steps == 33 and case.hidden_size <= 33 and (case.batch < 13 or case.hidden_size == 1)
+]
+
+
+@pytest.mark.parametrize("case", EXACT_CASES, ids=str)
+def test_equal_to_the_last_bit(case, chunks_of):
+    """As test_layouts: integers, which have one sum in any order."""
+    data, expected, dtypes = draw_exact(case)
+    chunks_of(8)
+    for dtype in dtypes:
+        actual = run(functools.partial(autograd.recurrent, recompute=True), case, data, dtype)
+        for name, a, e in zip(names_of(case, data), actual, expected, strict=True):
+            assert torch.equal(a, e.to(dtype)), f"{name} in {dtype}"
+
+
+def test_exact_cases_reach_every_layout():
+    assert len({(case.packed, case.bidirectional, case.num_layers) for case in EXACT_CASES}) == 8
+
+
+def call_in_layout(module, layout, given_hx):
+    """(outputs, leaves) of a call of 11 steps."""
+    torch.manual_seed(3)
+    if layout in ("packed", "unsorted"):
+        lengths = LENGTHS if layout == "packed" else LENGTHS[::-1]
+        input, leaf = make_packed(lengths, INPUT_SIZE, requires_grad=True)
+    else:
+        shape = {"padded": (11, 4), "batch-first": (4, 11), "unbatched": (11,)}[layout]
+        input = leaf = randn(*shape, INPUT_SIZE, requires_grad=True)
+    hx = make_hx(module, None if layout == "unbatched" else 4, requires_grad=True) if given_hx else None
+    return tensors_of(module(input, hx)), [leaf, *states_of(hx), *module.parameters()]
+
+
+@pytest.mark.parametrize("layout", ["padded", "batch-first", "unbatched", "packed", "unsorted"])
+@pytest.mark.parametrize("options", all_options(num_layers=(2,)), ids=str)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_equal_to_torch(options, layout, chunks_of):
+    chunks_of(3)
+    theirs, ours = build_pair(options, INPUT_SIZE, 5, batch_first=layout == "batch-first")
+    ours.recompute = True
+    for given_hx in (True, False):
+        expected, actual = (call_in_layout(module, layout, given_hx) for module in (theirs, ours))
+        assert is_recomputed(actual[0][1])
+        torch.testing.assert_close(actual[0], expected[0], **ROUNDING)
+        torch.testing.assert_close(gradients(*actual), gradients(*expected), **ROUNDING)
+
+
+@pytest.mark.parametrize("probability", [0.4, 1.0])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_dropout_drops_the_same(options, layout, probability, chunks_of):
+    chunks_of(3)
+    module, results = build(lstmfast, options, INPUT_SIZE, 5, dropout=probability, dtype=torch.float64), []
+    for module.recompute in (False, True):
+        outputs, leaves = call_in_layout(module, layout, True)
+        results.append([*outputs, *gradients(outputs, leaves)])
+    torch.testing.assert_close(*results, **ROUNDING)
+
+
+def test_lengths_that_the_plan_chooses():
+    # 1500 steps in chunks of 512 rows or so. float32 sums of 1500 terms: by torch.testing's own tolerance, and of what
+    # is as large as the gradients of 1500 steps are.
+    for options in OPTIONS:
+        module, results = build(lstmfast, options, 5, 16), []
+        x = torch.randn(1500, 2, 5, requires_grad=True)
+        for module.recompute in (False, True):
+            outputs = tensors_of(module(x))
+            results.append([*outputs, *gradients(outputs, [x, *module.parameters()])])
+        for usual, again in zip(*results, strict=True):
+            torch.testing.assert_close(again, usual, rtol=1e-4, atol=1e-5 * usual.abs().max().item())
+
+
+@PACKED
+@pytest.mark.parametrize("options", [OPTIONS[1], Options("LSTM", 2)], ids=str)
+def test_gradcheck(options, packed, chunks_of):
+    chunks_of(1)
+    call = Call(options, packed=packed, dropout=0.3, recompute=True)
+    assert is_recomputed(call(*call.leaves)[0])
+    assert torch.autograd.gradcheck(call, call.leaves, fast_mode=True)
+
+
+@both_cells
+def test_gradgradcheck(options, chunks_of):
+    chunks_of(1)
+    call = Call(options, recompute=True)
+    assert torch.autograd.gradgradcheck(call, call.leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_half_types_lose_nothing(options, dtype, chunks_of):
+    """Neither the states at 40 borders nor 40 parts of a gradient are rounded to 16 bits on their way."""
+    chunks_of(5)
+    exact = build(nn, options, 4, 16, dtype=torch.float64)
+    module = build(lstmfast, options, 4, 16, dtype=dtype)
+    module.load_state_dict(exact.state_dict())
+    exact.load_state_dict(module.state_dict())  # the rounded weights
+    x = torch.randn(200, 3, 4).to(dtype)
+    results = []
+    for run_, recompute in ((module, False), (module, True), (exact, False)):
+        run_.recompute = recompute
+        leaf = x.to(next(run_.parameters()).dtype).requires_grad_()
+        outputs = tensors_of(run_(leaf))
+        cotangents = [torch.randn(o.shape, generator=torch.Generator().manual_seed(0)).to(dtype) for o in outputs]
+        grads = torch.autograd.grad(
+            outputs, [leaf, *run_.parameters()], [c.to(o) for c, o in zip(cotangents, outputs, strict=True)]
+        )
+        results.append([*outputs, *grads])
+    count = len(results[0]) - len(grads)
+    for i, (usual, again, exactly) in enumerate(zip(*results, strict=True)):
+        assert_no_worse(again, usual, exactly.detach(), dtype, f"result {i}", gradient=i >= count)
+
+
+# ---- memory
+
+
+def saved_bytes(module, *args):
+    """Of what a call keeps for backward beside its input and weights."""
+    known = {t.untyped_storage().data_ptr() for t in (*args, *module.parameters())}
+    kept = {}
+
+    def pack(t):
+        if t.untyped_storage().data_ptr() not in known:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        output, _ = module(*args)
+    return sum(kept.values()), output.numel() * output.element_size()
+
+
+@both_cells
+def test_what_is_kept(options):
+    x = torch.randn(4000, 2, 8)
+    one_way = build(lstmfast, Options(options.cell, 3), 8, 32, recompute=True)
+    kept, output = saved_bytes(one_way, x)
+    assert 0 < kept < output / 20  # states at 15 borders, of 3 layers
+    one_way.recompute = False
+    assert saved_bytes(one_way, x)[0] > 3 * output
+    both_ways = build(lstmfast, Options(options.cell, 3, bidirectional=True), 8, 32, recompute=True)
+    kept, output = saved_bytes(both_ways, x)
+    assert 2 * output < kept < 2.1 * output  # the lower layers' outputs
+
+
+class Records(TorchDispatchMode):
+    """Collects the rows of every call of the op that keeps something for backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.lstmfast.forward.default and args[10]:  # save_for_backward
+            self.rows.append(result[-1].shape[1])
+        return result
+
+
+def test_no_call_is_longer_than_a_chunk():
+    module, x = lstmfast.LSTM(8, 16, 2, recompute=True), torch.randn(4000, 2, 8)
+    most = 2 * chunk_steps(4000, 2, "cpu")
+    with Records() as records:
+        module(x)[0].sum().backward()
+    assert max(records.rows) == most
+    assert sum(records.rows) == 2 * 8000  # once forward, once again in backward
+
+
+# ---- determinism
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [(OPTIONS[0], torch.bfloat16), (OPTIONS[1], torch.float32), (OPTIONS[2], torch.float32)],
+    ids=str,
+)
+def test_any_number_of_threads_gives_the_same_bits(options, dtype, layout):
+    results = []
+    for threads in (1, 2, 3, 1):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        module = build(lstmfast, options, 17, 65, dtype=dtype, dropout=0.2, recompute=True)
+        lengths = [60 - n if layout == "packed" else 60 for n in range(20)]
+        packed, leaf = make_packed(lengths, 17, dtype=dtype, requires_grad=True)
+        outputs = tensors_of(module(packed if layout == "packed" else leaf))
+        assert is_recomputed(outputs[1])
+        results.append([*outputs, *gradients(outputs, [leaf, *module.parameters()])])
+    for again in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(again, results[0], strict=True))
+
+
+# ---- autograd
+
+
+@PACKED
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_only_what_is_asked_for(options, packed, chunks_of):
+    chunks_of(1)
+    call = Call(options, packed=packed, recompute=True)
+
+    def backward(names):
+        leaves = only(call, names)
+        outputs = call(*leaves)
+        sum((o * torch.linspace(-1, 1, o.numel(), dtype=o.dtype).view_as(o)).sum() for o in outputs).backward()
+        return dict(zip(call.names, (leaf.grad for leaf in leaves), strict=True))
+
+    everything = backward(call.names)
+    last = [name for name in call.names if f"_l{options.num_layers - 1}" in name]
+    for names in (["input"], ["h0"], last, last[:1], ["weight_hh_l0"], ["input", *last]):
+        for name, gradient in backward(names).items():
+            assert (gradient is not None) == (name in names)
+            assert gradient is None or torch.equal(gradient, everything[name]), name
+
+
+@pytest.mark.parametrize("chosen", [[0], [1], [2], [1, 2]])
+def test_gradients_of_some_outputs(chosen, chunks_of):
+    chunks_of(3)
+    theirs, ours = build_pair(OPTIONS[1], INPUT_SIZE, 5)
+    ours.recompute = True
+    results = []
+    for module in (theirs, ours):
+        outputs, leaves = call_in_layout(module, "packed", True)
+        results.append(torch.autograd.grad(sum(outputs[i].sum() for i in chosen), leaves, allow_unused=True))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, torch.zeros_like(actual) if expected is None else expected, **ROUNDING)
+
+
+@pytest.mark.parametrize("what", ["input", "h0", "weight_ih_l0"])
+def test_what_is_needed_again_must_not_be_modified(what, chunks_of):
+    chunks_of(1)
+    call = Call(Options("LSTM", 2), recompute=True)
+    output = call(*call.leaves)[0]
+    with torch.no_grad():
+        call.leaves[call.names[what]].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_backward_again_and_with_what_is_kept_elsewhere(chunks_of):
+    chunks_of(3)
+    module = lstmfast.LSTM(3, 5, 2, bidirectional=True, recompute=True)
+    x = torch.randn(11, 4, 3)
+    with torch.autograd.graph.save_on_cpu():
+        output = module(x)[0]
+    first, second = (torch.autograd.grad(output.sum(), module.parameters(), retain_graph=True) for _ in range(2))
+    output = output.mul_(2)  # nothing of it is kept, so it may be written to
+    third = torch.autograd.grad(output.sum(), module.parameters())
+    for a, b, c in zip(first, second, third, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(2 * a, c)
+
+
+def test_derivatives_of_gradients_and_transforms(chunks_of):
+    """They take the usual way, or recompute the whole call: the same bits."""
+    chunks_of(3)
+    module, results = lstmfast.LSTM(3, 5, 2, bidirectional=True, dtype=torch.float64), []
+    x, t = randn(11, 4, 3, requires_grad=True), randn(11, 4, 3)
+    for module.recompute in (False, True):
+        loss = lambda x: module(x)[0].square().sum()  # noqa: E731
+        (slope,) = torch.autograd.grad(loss(x), x, create_graph=True)
+        second = torch.autograd.grad(slope.square().sum(), [x, *module.parameters()])
+        batched = torch.autograd.grad(module(x)[0], x, randn(2, 11, 4, 10).fill_(1), is_grads_batched=True)
+        mapped = vmap(grad(loss), in_dims=1)(x.detach().unsqueeze(2))
+        compiled = torch.compile(module, backend="aot_eager", fullgraph=True)(x)[0]
+        (through_graph,) = torch.autograd.grad(compiled.sum(), x)
+        results.append([slope, *second, *batched, mapped, *jvp(loss, (x,), (t,)), compiled, through_graph])
+    for usual, again in zip(*results, strict=True):
+        torch.testing.assert_close(again, usual, **ROUNDING)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype, chunks_of):
+    chunks_of(5)
+    module, results = lstmfast.LSTM(3, 8, 2), []
+    x = torch.randn(40, 4, 3, requires_grad=True)
+    for module.recompute in (False, True):
+        with torch.autocast("cpu", dtype=dtype):
+            output, _ = module(x)
+            assert output.dtype == dtype
+            loss = output.float().square().mean()
+        results.append([output, *torch.autograd.grad(loss, [x, *module.parameters()])])
+    for usual, again in zip(*results, strict=True):
+        assert usual.dtype == again.dtype
+        # Both are rounded to the type once; the rows that enter the second layer, in the usual way, once more.
+        torch.testing.assert_close(again, usual, rtol=0, atol=4 * torch.finfo(dtype).eps * usual.abs().max().item())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_nothing_changes(mode, chunks_of):
+    chunks_of(3)
+    module, x = lstmfast.LSTM(3, 5, 2), torch.randn(11, 4, 3)
+    with mode():
+        usual, module.recompute = module(x)[0], True
+        assert torch.equal(module(x)[0], usual)
+
+
+# ---- the option
+
+
+@both_cells
+def test_copies_and_conversions(options):
+    module = build(lstmfast, options, 3, 4, recompute=True)
+    assert repr(module).endswith(", recompute=True)")
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert other.recompute
+    theirs = lstmfast.to_torch(copy.deepcopy(module))
+    assert repr(theirs) == repr(build(nn, options, 3, 4))
+    theirs(torch.randn(5, 2, 3))
+    assert lstmfast.convert(theirs).recompute  # to_torch leaves the attribute, which torch.nn does not read
+    assert not lstmfast.convert(build(nn, options, 3, 4)).recompute
+    state = module.__getstate__()
+    del state["recompute"]  # a pickle of before
+    revived = type(module).__new__(type(module))
+    revived.__setstate__(state)
+    assert revived.recompute is False
+    with pytest.raises(TypeError, match="recompute should be of type bool"):
+        build(lstmfast, options, 3, 4, recompute=1)
+
+
+def test_functions(chunks_of):
+    chunks_of(3)
+    for options in OPTIONS:
+        module, results = build(lstmfast, options, 3, 5), []
+        function = lstmfast.lstm if options.cell == "LSTM" else lstmfast.rnn
+        kind = {} if options.cell == "LSTM" else {"nonlinearity": module.nonlinearity}
+        for recompute in (False, True):
+            call = {"bias": options.bias, "num_layers": options.num_layers, "bidirectional": options.bidirectional}
+            x = torch.ones(11, 4, 3)
+            outputs = tensors_of(function(x, None, list(module.parameters()), recompute=recompute, **call, **kind))
+            assert is_recomputed(outputs[0]) == recompute
+            results.append([*outputs, *gradients(outputs, list(module.parameters()))])
+        torch.testing.assert_close(*results)
+
+
+BAD = {
+    "a rank": {"input": torch.zeros(11, 3)},
+    "features": {"input": torch.zeros(11, 4, 2)},
+    "no step": {"input": torch.zeros(0, 4, 3)},
+    "a type": {"input": torch.zeros(11, 4, 3, dtype=torch.float64)},
+    "sequences of h0": {"hx": (torch.zeros(4, 5, 5), torch.zeros(4, 4, 5))},
+    "runs of c0": {"hx": (torch.zeros(4, 4, 5), torch.zeros(3, 4, 5))},
+    "features of c0": {"hx": (torch.zeros(4, 4, 5), torch.zeros(4, 4, 6))},
+    "type of h0": {"hx": (torch.zeros(4, 4, 5, dtype=torch.float64), torch.zeros(4, 4, 5))},
+    "growing batch_sizes": {"input": torch.zeros(9, 3), "batch_sizes": torch.tensor([2, 2, 2, 3])},
+    "rows left over": {"input": torch.zeros(9, 3), "batch_sizes": torch.tensor([2, 2, 2, 2])},
+    "rows missing": {"input": torch.zeros(7, 3), "batch_sizes": torch.tensor([2, 2, 2, 2])},
+    "an empty step": {"input": torch.zeros(6, 3), "batch_sizes": torch.tensor([2, 2, 2, 0])},
+    "int32 batch_sizes": {"input": torch.zeros(8, 3), "batch_sizes": torch.tensor([2, 2, 2, 2], dtype=torch.int32)},
+    "layers": {"num_layers": 3},
+    "no layers": {"num_layers": 0},
+    "one direction": {"bidirectional": False},
+    "a kind": {"bidirectional": "no"},
+    "dropout": {"dropout": 1.5},
+}
+
+
+@pytest.mark.parametrize("wrong", BAD.values(), ids=BAD)
+def test_the_same_refusals(wrong, chunks_of):
+    chunks_of(2)
+    weights = list(lstmfast.LSTM(3, 5, 2, bidirectional=True).parameters())
+    arguments = {"input": torch.zeros(11, 4, 3), "hx": None, "num_layers": 2, "bidirectional": True, "training": True}
+    usual, again = (
+        outcome(lambda r=r: lstmfast.lstm(weights=weights, **(arguments | wrong), recompute=r)) for r in (False, True)
+    )
+    assert usual[0] is not None
+    assert again == usual
