@@ -115,7 +115,10 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=300, help="random calls per mutation (default 300)")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    chosen = [m for m in read_mutations() if args.only in m.name and (m.quick or not args.quick)]
+    mutations = read_mutations()
+    for m in mutations:  # of all, whatever is chosen: none is to lose its place unnoticed
+        mutate((ROOT / "csrc" / "cuda" / m.file).read_text(), m)
+    chosen = [m for m in mutations if args.only in m.name and (m.quick or not args.quick)]
     part, parts = map(int, args.part.split("/"))
     if not 1 <= part <= parts:
         parser.error(f"--part {args.part}: there is no such part")
