@@ -140,7 +140,7 @@ struct ThroughL2 {
   // next row: which row and which bytes takes no division, and what a warp asks for at once are whole lines.
   LF_DEVICE void copy_rows(unsigned char* to, const unsigned char* from, int bytes, int count) const {
     const int thread = dev::anew(static_cast<int>(dev::thread_index()));
-    const int stride = static_cast<int>(dev::thread_count() / 8);
+    const int stride = dev::anew(static_cast<int>(dev::thread_count())) / 8;
     for (int i = thread >> 3;; i += stride) {
       const int n = i & (8 * count - 1), column = (i >> (2 + count)) * 128 + (thread & 7) * 16;
       if (column >= bytes) break;
