@@ -1,7 +1,8 @@
 """The recurrent layers written as equations in plain torch: slow, differentiable any number of times, meant to be read.
 
-The tests compare the compiled kernels with this file, `lstmfast.derivatives` differentiates its cells, and rare calls
-(transforms inside torch.compile) compute through it. Nothing here writes in place, so every torch transform applies.
+The tests compare the compiled kernels with this file, `lstmfast.autograd.derivatives` differentiates its cells, and
+rare calls (transforms inside torch.compile) compute through it. Nothing here writes in place, so every torch transform
+applies.
 
 Notation, the same everywhere in the project:
     T steps, B sequences, I input features, H hidden size, P projected size (P = H without a projection),

@@ -7,8 +7,9 @@ from cases import CELLS, Options, all_options, build, build_pair, make_hx, make_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lstmfast
-from lstmfast import autograd, ops, reference, second_order
-from lstmfast.derivatives import Walk
+from lstmfast import autograd, ops, reference
+from lstmfast.autograd import second_order
+from lstmfast.autograd.derivatives import Walk
 from lstmfast.ops import CELLS as CELL_FACTS
 
 ROUNDING = {"rtol": 1e-9, "atol": 1e-11}

@@ -8,7 +8,8 @@ from torch.utils._pytree import tree_leaves as leaves
 from torch.utils._pytree import tree_map_only
 
 import lstmfast
-from lstmfast import ops, reference, second_order
+from lstmfast import ops, reference
+from lstmfast.autograd import second_order
 
 CELLS = ("LSTM", "RNN_TANH", "RNN_RELU")
 

@@ -5,9 +5,9 @@
     functions.TransformableFunction     the same for functorch transforms (vmap, grad, jvp) and forward-mode AD
     functions.GradientFunction          the gradient as a function that can itself be differentiated and mapped
     op                                  the op itself: when nothing needs a gradient, and for the compiler
+    derivatives, second_order           tangents, and derivatives of the gradient, on top of these functions
 
-Derivatives of the gradient, and tangents, are computed by `lstmfast.derivatives` on top of these functions. Only
-cotangents that torch.autograd.grad(is_grads_batched=True) maps, and transforms within a compiled function, go to
+Only cotangents that torch.autograd.grad(is_grads_batched=True) maps, and transforms within a compiled function, go to
 `lstmfast.reference` (fallback): right, and slow.
 """
 

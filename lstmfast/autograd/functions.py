@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import second_order
-from ..derivatives import Stack
 from ..ops import Options
+from . import second_order
+from .derivatives import Stack
 from .fallback import reference_gradient, reference_second_gradient
 from .full_precision import down, in_full_precision, up
 from .mapping import Fold, each, weights_are_mapped

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from .. import ops
 from ..ops import Options
+from .chunked_walk import ChunkedWalk, RowsOf
 from .chunks import Chunk
 from .fallback import reference_gradient
 from .full_precision import HALF_TYPES
 from .functions import gradient
 from .torch_state import asked_for, is_batched, is_recorded
-from .walk import RowsOf, Walk
 
 
 class RecomputeFunction(torch.autograd.Function):
@@ -66,7 +66,7 @@ class RecomputeFunction(torch.autograd.Function):
 class _Level:
     """Layers that are walked through together, and the walks: one for each direction."""
 
-    walks: Sequence[Walk]
+    walks: Sequence[ChunkedWalk]
     weights: Sequence[slice]  # of the call's, by walk
 
 
@@ -116,7 +116,7 @@ class _Network:
                 own = [w.to(self.dtype) for w in weights[place]]
                 columns = slice(direction * width, (direction + 1) * width)
                 order = chunks[::-1] if direction else chunks
-                walks.append(Walk(call, order, direction == 1, runs, columns, own, own_mask))
+                walks.append(ChunkedWalk(call, order, direction == 1, runs, columns, own, own_mask))
                 places.append(place)
             self.levels.append(_Level(walks, places))
 

@@ -15,7 +15,7 @@ RowsOf = Callable[[Chunk], Tensor]  # the rows of a chunk that enter the layers
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class ChunkedWalk:
     """States are those of the whole call, ``[L*D, B, .]``, of which a walk reads and writes its own. Everything is of
     the weights' dtype, but for rows, which are converted on their way in and out."""
 

@@ -17,7 +17,7 @@ The cell comes from `lstmfast.reference` and is differentiated by torch; nothing
 elementwise in its units, use h only through the pre-activations, and be affine in its private state.
 
 Everything is made of differentiable operations: recorded or transformed, it gives the derivatives of the next order.
-Plain double backward on the CPU, which nobody differentiates further, takes compiled walks (`lstmfast.second_order`).
+Plain double backward on the CPU, which nobody differentiates further, takes compiled walks (`second_order.py`).
 
 Sizes as elsewhere: T steps, B sequences, R rows = T * B or those of a packed batch, I, H, O = P or H, G gates, S states
 of the cell, D directions. Time and sequence are one dimension, rows, in the order of time.
@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from . import reference
-from .ops import CELLS, Options
+from .. import reference
+from ..ops import CELLS, Options
 
 
 class Walk:

@@ -1,4 +1,4 @@
-"""Double backward on the CPU: the linearised walks of `lstmfast.derivatives` in compiled code.
+"""Double backward on the CPU: the linearised walks of `derivatives.py` in compiled code.
 
 Beside `derivatives.Run` this one spares the work that the call has done already. Gates and private state come from what
 the call saved, instead of from its pre-activations; the gradient and its tangent walk back together, as pairs of rows,
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import reference
+from .. import reference
+from ..ops import Options, gradient_tangent_walk, tangent_walk
 from .derivatives import Stack, Walk, Weights, or_zeros, products
-from .ops import Options, gradient_tangent_walk, tangent_walk
 
 CPU_HAS_WALKS = torch._C._dispatch_has_kernel_for_dispatch_key("lstmfast::tangent_walk", "CPU")
 
