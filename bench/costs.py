@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-from cuda_build import Unavailable, find_nvcc  # noqa: E402
+from cuda_build import Unavailable, find_nvcc, present_capabilities  # noqa: E402
 
 SOURCE = ROOT / "bench" / "costs" / "main.cu"
 
@@ -31,8 +33,11 @@ BARRIERS_THROUGH_L2, BARRIERS_THROUGH_CLUSTER = 4, 1  # of the block, a round: r
 
 
 def measure() -> dict[str, Any]:
-    """What the program prints."""
+    """What the program prints. Raises Unavailable."""
     nvcc = find_nvcc(os.environ)
+    # Asked first: without one nvcc takes `native` for its oldest architecture, for which the kernels do not compile.
+    if present_capabilities(torch) is None:
+        raise Unavailable("torch sees no GPU of compute capability 8.0 or newer: there is nothing to measure")
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "costs"
         flags = ["-std=c++17", "-O3", "-arch=native", f"-I{ROOT / 'csrc'}"]

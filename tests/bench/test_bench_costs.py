@@ -80,6 +80,18 @@ def test_without_nvcc(monkeypatch, capsys):
     assert "there is no bin/nvcc" in capsys.readouterr().err
 
 
+def test_without_a_gpu(monkeypatch, capsys, tmp_path):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.touch()  # there, and not to be called
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(costs.torch.cuda, "is_available", lambda: False)
+    assert costs.main([]) == 2
+    assert capsys.readouterr().err == (
+        "torch sees no GPU of compute capability 8.0 or newer: there is nothing to measure\n"
+    )
+
+
 # Candidates, planned for an H200 and run by the CPU, which has no choice
 
 
