@@ -16,6 +16,9 @@ for float32 where an arithmetic for less than "highest" exists: TF32 on CUDA, an
 bfloat16 ("high") or one ("medium"). None means torch's setting at the time of the call: torch.backends.cudnn.rnn's on
 CUDA, ``torch.get_float32_matmul_precision()`` on the CPU.
 ``backward`` returns an empty tensor for each gradient that ``output_mask`` (input, hx..., weights...) does not want.
+
+``check``, ``forward_chunk`` and ``backward_chunk`` are for ``recompute=True`` alone (csrc/torch/ops.cpp). They have no
+fake kernels and no gradient, since the compiler sees whole calls.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ from . import _C
 forward = torch.ops.lstmfast.forward.default
 backward = torch.ops.lstmfast.backward.default
 forward_into = torch.ops.lstmfast.forward_into.default
+check = torch.ops.lstmfast.check.default
+forward_chunk = torch.ops.lstmfast.forward_chunk.default
+backward_chunk = torch.ops.lstmfast.backward_chunk.default
 tangent_walk = torch.ops.lstmfast.tangent_walk.default
 gradient_tangent_walk = torch.ops.lstmfast.gradient_tangent_walk.default
 
@@ -67,6 +73,15 @@ class Options:
         hx, weights = self.split(tensors)
         structure = (self.has_biases, self.num_layers, self.bidirectional, self.dropout)
         return self.cell, input, self.batch_sizes, hx, weights, mask, *structure
+
+    def are_sound(self, input: Tensor, mask: Tensor | None, tensors: Sequence[Tensor]) -> bool:
+        """Whether the ops take them with these tensors, by the ops' own check."""
+        try:
+            with torch._C._AutoDispatchBelowAutograd():
+                check(*self.arguments(input, mask, tensors))
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        return True
 
     def forward(
         self, input: Tensor, mask: Tensor | None, tensors: Sequence[Tensor], save_for_backward: bool

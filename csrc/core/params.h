@@ -82,6 +82,7 @@ struct BackwardParams : ForwardParams {
   bool accumulate_dx = false;
   Rows dh0, dc0;               // [N, O], [N, H]
   Matrix dw_ih, dw_hh, dw_hr;  // like the weights
+  bool accumulate_dw = false;  // they are of the compute type, and added to; the biases' are neither
   Matrix db_ih, db_hh;         // [G*H] as columns; both get the same values
 };
 

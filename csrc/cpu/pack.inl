@@ -92,10 +92,10 @@ void pack_panels(const Team& team, const Storage<C>& storage, const ConstMatrix&
   });
 }
 
-// The way back for weight gradients.
+// The way back for weight gradients; `add`: to what is there.
 template <class C, class RowOf>
 void unpack_panels(const Team& team, const Storage<C>& storage, const C* src, const Matrix& dst, int64_t panels,
-                   int64_t depth, const RowOf& row_of) {
+                   int64_t depth, const RowOf& row_of, bool add) {
   constexpr int n = kLanes<C>;
   for_squares<C>(team, panels, depth, row_of, [&](const Square<C>& s) {
     const C* in = src + (s.panel * depth + s.k) * kPanel<C> + s.column;
@@ -105,9 +105,11 @@ void unpack_panels(const Team& team, const Storage<C>& storage, const C* src, co
     for (int i = 0; i < s.rows; i++) {
       const int64_t at = (s.row + i) * dst.row_stride + s.k * dst.col_stride;
       if (can_move_packs(s, storage, dst.col_stride)) {
-        store(static_cast<C*>(dst.data) + at, v[i]);
+        C* to = static_cast<C*>(dst.data) + at;
+        store(to, add ? load(to) + v[i] : v[i]);
       } else {
-        C values[n];
+        C values[n] = {};
+        if (add) storage.gather(values, storage.at(dst.data, at), dst.col_stride, s.depth), v[i] += load(values);
         store(values, v[i]);
         storage.scatter(storage.at(dst.data, at), dst.col_stride, values, s.depth);
       }

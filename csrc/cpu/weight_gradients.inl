@@ -4,6 +4,7 @@
 //   finish
 //
 // A call of a single block knows all that there is to add up: it writes the gradients where the caller wants them.
+// Where the caller has sums already, finish adds to them.
 #pragma once
 #include "vector_product.inl"
 
@@ -38,7 +39,7 @@ class WeightGradients {
     const auto sum = [&](const Matrix& dw, int64_t cols, int64_t panels, bool in_place) {
       Sum s;
       s.cols = cols, s.panels = panels;
-      s.in_place = dw.data && in_place && dw.col_stride == 1;
+      s.in_place = dw.data && in_place && dw.col_stride == 1 && !p.accumulate_dw;
       s.packed = dw.data && !s.in_place;
       s.columns = arena.take<E>(product.columns_size(cols, rows), s.packed);
       s.dw = arena.take<C>(panels * cols * kPanel<C>, s.packed);
@@ -92,15 +93,17 @@ class WeightGradients {
 
   void finish(const Team& team) const {
     const auto gate = [this](int64_t panel, int64_t col) { return gate_row<Cell, C>(panel, col, hidden_); };
+    const bool add = p_.accumulate_dw;
+    const Storage<C>& stored = add ? StorageOf<C, C>::kStorage : storage_;
     const auto unpack = [&](const Sum& s, const Matrix& to, const auto& row_of) {
-      if (s.packed) unpack_panels(team, storage_, s.dw, to, s.panels, s.cols, row_of);
+      if (s.packed) unpack_panels(team, stored, s.dw, to, s.panels, s.cols, row_of, add);
     };
     unpack(ih_, p_.dw_ih, gate);
     unpack(hh_, p_.dw_hh, gate);
     unpack(hr_, p_.dw_hr, [this](int64_t panel, int64_t col) { return plain_row<C>(panel, col, output_); });
     const Matrix biases[] = {p_.db_ih, p_.db_hh};
     for (const Matrix& db : biases)
-      if (db.data) unpack_panels(team, storage_, db_, db, panels_, 1, gate);
+      if (db.data) unpack_panels(team, storage_, db_, db, panels_, 1, gate, false);
   }
 
  private:

@@ -159,11 +159,12 @@ class Backward : public Call {
   void weight_gradients() {
     const int64_t width = gates_ * hidden_;
     const ConstMatrix dgates = transposed(dgates_at(0));
-    if (q_.dw_ih.data) gemm("dgates x", false, width, input_, rows_, dgates, readable(x_), q_.dw_ih);
+    const bool add = q_.accumulate_dw;
+    if (q_.dw_ih.data) gemm("dgates x", add, width, input_, rows_, dgates, readable(x_), q_.dw_ih, add);
     if (q_.dw_hh.data) recurrent_weight_gradient();
     if (q_.dw_hr.data)
-      gemm("dh cell_out", false, output_, hidden_, rows_, transposed({projected_dh_, output_, 1}),
-           {reserve_.cell_out, hidden_, 1}, q_.dw_hr);
+      gemm("dh cell_out", add, output_, hidden_, rows_, transposed({projected_dh_, output_, 1}),
+           {reserve_.cell_out, hidden_, 1}, q_.dw_hr, add);
     if (sums_) run(kernels_.column_sums, ColumnSums{rows_, width, dgates_, sums_, {q_.db_ih, q_.db_hh}});
   }
 
@@ -176,8 +177,9 @@ class Backward : public Call {
   }
   void recurrent_weight_gradient() {
     const int64_t width = gates_ * hidden_, batch = p_.shape.batch;
+    const bool add = q_.accumulate_dw;
     const auto product = [&](int64_t row, int64_t rows, const ConstMatrix& h, bool accumulate) {
-      gemm("dgates h", false, width, output_, rows, transposed(dgates_at(row)), h, q_.dw_hh, accumulate);
+      gemm("dgates h", add, width, output_, rows, transposed(dgates_at(row)), h, q_.dw_hh, add || accumulate);
     };
     if (h_before_) {
       run(kernels_.previous_states, PreviousStates{all_rows(), readonly(p_.y), p_.h0, h_before_});

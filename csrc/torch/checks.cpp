@@ -149,6 +149,7 @@ Problem check(const Arguments& a, ReserveWidth reserve_width) {
   TORCH_CHECK_VALUE(a.dropout >= 0 && a.dropout <= 1, "lstmfast: dropout must be a probability, got ", a.dropout);
   p.float32_precision = precision_of(a.float32_precision);
   p.directions = a.bidirectional ? 2 : 1;
+  p.shape.reverse = a.reverse;
   const int64_t tensors = static_cast<int64_t>(a.weights.size()), without_projection = a.has_biases ? 4 : 2;
   // Compared by division: num_layers may be anything that an int64 holds.
   const int64_t per_layer = tensors / a.num_layers, per_run = per_layer / p.directions;

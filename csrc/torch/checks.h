@@ -24,6 +24,7 @@ struct Arguments {
   // "highest", "high" or "medium", as torch.set_float32_matmul_precision takes; nullopt: as torch is set when the op
   // runs
   std::optional<std::string_view> float32_precision;
+  bool reverse = false;  // one direction, from the last step to the first
 };
 
 // Elements of the compute type that a device keeps for backward, per row: (cell, dtype, hidden, projection).

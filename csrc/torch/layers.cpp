@@ -88,7 +88,7 @@ class Call {
   }
   // Of so many layers that are left to do, how many are next.
   int64_t layers_at_once(int64_t left, bool backward) const {
-    if (!device_.layers_at_once || left == 1 || problem_.directions > 1) return 1;
+    if (!device_.layers_at_once || left == 1 || problem_.directions > 1 || problem_.shape.reverse) return 1;
     return device_.layers_at_once(params<ForwardParams>(0, input_, {}, {}), left, backward, input_,
                                   problem_.float32_precision);
   }
@@ -102,7 +102,7 @@ class Call {
     p.dtype = problem_.dtype;
     p.shape = problem_.shape;
     p.shape.input = problem_.layer_input(layer);
-    p.shape.reverse = direction == 1;
+    if (direction == 1) p.shape.reverse = true;
     p.threads = at::get_num_threads();
     p.x = rows_of<ConstRows>(x, problem_.packed());
     p.y = rows_of<Rows>(y, problem_.packed(), direction * problem_.shape.output());
@@ -194,7 +194,7 @@ Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_b
 }
 
 InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
-                               const Gradients& grads, const std::vector<bool>& wanted) {
+                               const Gradients& grads, const std::vector<bool>& wanted, at::TensorList sums) {
   const Call call(device, a);
   const Problem& problem = call.problem();
   const int64_t width = problem.output_width(), packed = problem.packed();
@@ -224,10 +224,18 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
   // Zeros where no kernel writes: an empty batch, or a layer below everything that is wanted.
   for (size_t i = 0; i < states; i++)
     out.hx.push_back(wanted[1 + i] ? at::zeros_like(a.hx[i], at::MemoryFormat::Contiguous) : at::Tensor());
-  for (size_t i = 0; i < a.weights.size(); i++)
-    out.weights.push_back(!wanted[first_weight + i] ? at::Tensor()
-                          : problem.shape.rows == 0 ? at::zeros_like(a.weights[i], at::MemoryFormat::Contiguous)
-                                                    : device.empty(a.weights[i].sizes(), a.weights[i].options()));
+  const auto weight_gradient = [&](size_t i) {
+    const at::Tensor& w = a.weights[i];
+    if (!wanted[first_weight + i]) return at::Tensor();
+    if (!sums.empty()) {
+      check_like(sums[i], "sums", input, w.sizes(), compute_type(input));
+      TORCH_CHECK(sums[i].is_contiguous(), "lstmfast: sums must be contiguous");
+      if (w.dim() > 1) return sums[i];  // the kernels add
+    }
+    return problem.shape.rows == 0 ? at::zeros_like(w, at::MemoryFormat::Contiguous)
+                                   : device.empty(w.sizes(), w.options());
+  };
+  for (size_t i = 0; i < a.weights.size(); i++) out.weights.push_back(weight_gradient(i));
 
   // Whether anything at or below a layer is wanted, other than the input's gradient.
   const auto wanted_in = [&](int64_t layer) {
@@ -253,6 +261,7 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
     const at::Tensor* dw = &out.weights[run * problem.weights_per_run];
     p.dw_ih = mutable_matrix(dw[0]);
     p.dw_hh = mutable_matrix(dw[1]);
+    p.accumulate_dw = !sums.empty();
     if (problem.biases) p.db_ih = mutable_matrix(dw[2]), p.db_hh = mutable_matrix(dw[3]);
     if (problem.shape.projection) p.dw_hr = mutable_matrix(dw[problem.weights_per_run - 1]);
     return p;
@@ -293,6 +302,10 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
     if (left == 0 && wanted[0]) out.input = dx;
   }
 
+  // Those of biases are small, and come as ever.
+  for (size_t i = 0; i < sums.size(); i++)
+    if (wanted[first_weight + i] && a.weights[i].dim() == 1) sums[i].add_(out.weights[i]);
+  if (!sums.empty()) out.weights.clear();
   if (!out.input.defined()) out.input = call.nothing();
   for (auto* list : {&out.hx, &out.weights})
     for (at::Tensor& t : *list)

@@ -65,7 +65,9 @@ struct InputGradients {
 
 // Results go into the tensors of `given` that are defined, which must be as above and share no memory with an argument.
 Outputs forward_layers(const Device& device, const Arguments& a, bool save_for_backward, Outputs given = {});
+// With `sums`, as many as weights, the gradients of the weights that are wanted are added there, and not returned: to
+// contiguous tensors like the weights, of the compute type.
 InputGradients backward_layers(const Device& device, const Arguments& a, const SavedOutputs& saved,
-                               const Gradients& grads, const std::vector<bool>& wanted);
+                               const Gradients& grads, const std::vector<bool>& wanted, at::TensorList sums = {});
 
 }  // namespace lstmfast

@@ -17,6 +17,21 @@ TORCH_LIBRARY(lstmfast, m) {
       "float dropout, Tensor output, Tensor hidden, Tensor reserve, bool[] output_mask, "
       "str? float32_precision=None) "
       "-> (Tensor grad_input, Tensor[] grad_hx, Tensor[] grad_weights)");
+  // For a sequence in chunks. Whether forward and backward take these arguments; raises what they would raise.
+  m.def(
+      "check(str cell, Tensor input, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, Tensor? dropout_mask, "
+      "bool has_biases, int num_layers, bool bidirectional, float dropout) -> ()");
+  // Layers in one direction, which may be against time. Backward adds the gradients of weights that output_mask wants
+  // to sums, contiguous tensors like the weights but in the type that is computed in.
+  m.def(
+      "forward_chunk(str cell, Tensor input, Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, Tensor? dropout_mask, "
+      "bool has_biases, int num_layers, bool reverse, float dropout, str? float32_precision) "
+      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor hidden, Tensor reserve)");
+  m.def(
+      "backward_chunk(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, str cell, Tensor input, "
+      "Tensor? batch_sizes, Tensor[] hx, Tensor[] weights, Tensor? dropout_mask, bool has_biases, int num_layers, "
+      "bool reverse, float dropout, Tensor output, Tensor hidden, Tensor reserve, bool[] output_mask, "
+      "str? float32_precision, Tensor(a!)[] sums) -> (Tensor grad_input, Tensor[] grad_hx)");
   // Second derivatives of one layer in one direction; on the CPU only (tangents.cpp).
   m.def(
       "tangent_walk(str cell, Tensor(a!) dpre, Tensor? batch_sizes, bool reverse, Tensor reserve, Tensor w_hh, "

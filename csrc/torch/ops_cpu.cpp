@@ -51,10 +51,6 @@ const Device kCpu{cpu::reserve_width, forward, backward, empty};
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(lstmfast, CPU, m) {
-  m.impl("forward", forward_op<kCpu>);
-  m.impl("forward_into", forward_into_op<kCpu>);
-  m.impl("backward", backward_op<kCpu>);
-}
+TORCH_LIBRARY_IMPL(lstmfast, CPU, m) { implement_ops<kCpu>(m); }
 
 }  // namespace lstmfast

@@ -124,10 +124,6 @@ const Device kCuda{cuda::reserve_width,
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(lstmfast, CUDA, m) {
-  m.impl("forward", forward_op<kCuda>);
-  m.impl("forward_into", forward_into_op<kCuda>);
-  m.impl("backward", backward_op<kCuda>);
-}
+TORCH_LIBRARY_IMPL(lstmfast, CUDA, m) { implement_ops<kCuda>(m); }
 
 }  // namespace lstmfast

@@ -1,5 +1,6 @@
-// Second derivatives of a layer in one direction, on the CPU: the two walks through time that lstmfast/second_order.py
-// makes between products over the whole sequence. A step is a product with W_hh and the cell on dual numbers.
+// Second derivatives of a layer in one direction, on the CPU: the two walks through time that
+// lstmfast/autograd/second_order.py makes between products over the whole sequence. A step is a product with W_hh and
+// the cell on dual numbers.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>

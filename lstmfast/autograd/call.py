@@ -72,7 +72,8 @@ def recurrent(
         return output, h_n, c_n[0] if c_n else None
     # The compiler sees the bare op, one node with a gradient of its own (op.py).
     if needs_grad and not torch.compiler.is_compiling():
-        chunks = cut(options, input, tensors) if recompute else None
+        # Unsound calls go the usual way, which says what is wrong.
+        chunks = cut(options, input) if recompute and options.are_sound(input, mask, tensors) else None
         if chunks is None:
             output, h_n, *c_n = RecurrentFunction.apply(options, input, mask, *tensors)
         else:

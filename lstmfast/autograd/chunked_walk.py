@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..ops import Options
 from .chunks import Chunk
+from .full_precision import HALF_TYPES
 
 RowsOf = Callable[[Chunk], Tensor]  # the rows of a chunk that enter the layers
 
@@ -19,7 +21,7 @@ class ChunkedWalk:
     """States are those of the whole call, ``[L*D, B, .]``, of which a walk reads and writes its own. Everything is of
     the weights' dtype, but for rows, which are converted on their way in and out."""
 
-    options: Options  # of the layers, but for batch_sizes
+    options: Options  # of the layers, but for batch_sizes and direction
     chunks: Sequence[Chunk]  # in the walk's order
     reverse: bool
     runs: slice  # of the first dimension of states
@@ -51,15 +53,14 @@ class ChunkedWalk:
     ) -> list[Tensor | None]:
         """Turns the gradients of the final states into those of the initial ones, if these are wanted, and hands on
         those of rows. Returns those of the weights that are wanted, sums of float32 or more."""
-        sums: list[Tensor | None] = [None] * len(self.weights)
+        sums = [
+            torch.zeros(w.shape if wants else 0, dtype=_full(w.dtype), device=w.device)
+            for w, wants in zip(self.weights, wanted, strict=True)
+        ]
         for chunk, border in reversed(list(self._with(borders))):
             goes_on = wants_states or chunk is not self.chunks[0]
-            parts = self._run_back(chunk, rows, border, d_output, d_states, write_d_rows, wanted, goes_on)
-            for i, part in enumerate(parts):
-                if part is not None:
-                    total = sums[i]
-                    sums[i] = _full(part) if total is None else total.add_(part)
-        return sums
+            self._run_back(chunk, rows, border, d_output, d_states, write_d_rows, wanted, goes_on, sums)
+        return [s if wants else None for s, wants in zip(sums, wanted, strict=True)]
 
     def _with(self, borders: Sequence[Tensor]) -> Iterator[tuple[Chunk, list[Tensor]]]:
         begin = 0
@@ -70,20 +71,22 @@ class ChunkedWalk:
     def _own(self, states: Sequence[Tensor], chunk: Chunk) -> list[Tensor]:
         return [state[self.runs, : chunk.sequences] for state in states]
 
-    def _call(self, chunk: Chunk, rows: RowsOf) -> tuple[Options, Tensor, Tensor | None]:
-        mask = None if self.mask is None else self.mask[:, chunk.rows]
-        return replace(self.options, batch_sizes=chunk.batch_sizes), self._in(chunk, rows(chunk)), mask
+    def _arguments(self, chunk: Chunk, rows: RowsOf, states: Sequence[Tensor]) -> tuple:
+        """What both ops take."""
+        o, mask = self.options, None if self.mask is None else self.mask[:, chunk.rows]
+        structure = (o.has_biases, o.num_layers, self.reverse, o.dropout)
+        return o.cell, self._of_type(rows(chunk)), chunk.batch_sizes, states, self.weights, mask, *structure
 
-    def _in(self, chunk: Chunk, t: Tensor) -> Tensor:
-        return chunk.in_time(t, self.reverse).to(self.weights[0].dtype)
+    def _of_type(self, t: Tensor) -> Tensor:
+        return t.to(self.weights[0].dtype)
 
     # One chunk, in functions of their own: their temporaries are gone before the next chunk makes its own.
 
     def _run(self, chunk: Chunk, rows: RowsOf, output: Tensor, states: Sequence[Tensor]) -> None:
-        # As in backward, records and all, so that backward finds the very same numbers.
-        options, input, mask = self._call(chunk, rows)
-        result, *new, _, _ = options.forward(input, mask, (*states, *self.weights), True)
-        output[chunk.rows][..., self.columns] = chunk.in_time(result, self.reverse)
+        arguments = self._arguments(chunk, rows, states)
+        with torch._C._AutoDispatchBelowAutograd():
+            result, *new, _, _ = ops.forward_chunk(*arguments, self.options.float32_precision)
+        output[chunk.rows][..., self.columns] = result
         for state, value in zip(states, new, strict=False):  # without a private state an empty tensor stands for it
             state.copy_(value)
 
@@ -97,23 +100,22 @@ class ChunkedWalk:
         write_d_rows: Callable[[Chunk, Tensor], object] | None,
         wanted: Sequence[bool],
         goes_on: bool,
-    ) -> list[Tensor | None]:
-        options, input, mask = self._call(chunk, rows)
-        tensors = (*border, *self.weights)
-        output, _, _, hidden, reserve = options.forward(input, mask, tensors, True)
+        sums: Sequence[Tensor],
+    ) -> None:
         own = self._own(d_states, chunk)
-        d_rows = None if d_output is None else self._in(chunk, d_output[chunk.rows][..., self.columns])
+        d_rows = None if d_output is None else self._of_type(d_output[chunk.rows][..., self.columns])
         grads = (d_rows, *own, None)[:3]
         asked = (write_d_rows is not None, *(goes_on for _ in own), *wanted)
-        d_input, *d_tensors = options.backward(grads, input, mask, (output, hidden, reserve), tensors, asked)
-        if d_input is not None and write_d_rows is not None:
-            write_d_rows(chunk, chunk.in_time(d_input, self.reverse))
-        d_border, d_weights = options.split(d_tensors)
+        arguments, precision = self._arguments(chunk, rows, border), self.options.float32_precision
+        with torch._C._AutoDispatchBelowAutograd():
+            output, _, _, *saved = ops.forward_chunk(*arguments, precision)
+            d_input, d_border = ops.backward_chunk(*grads, *arguments, output, *saved, asked, precision, sums)
+        if write_d_rows is not None:
+            write_d_rows(chunk, d_input)
         if goes_on:
             for d, value in zip(own, d_border, strict=True):
                 d.copy_(value)
-        return d_weights
 
 
-def _full(t: Tensor) -> Tensor:
-    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+def _full(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in HALF_TYPES else dtype

@@ -28,6 +28,8 @@ from .full_precision import HALF_TYPES
 from .functions import gradient
 from .torch_state import asked_for, is_batched, is_recorded
 
+COMPUTES_HALF_TYPES_IN_FLOAT32 = ("cpu",)  # devices
+
 
 class RecomputeFunction(torch.autograd.Function):
     """The op with its gradient, chunk by chunk. Inputs: options, chunks, input, dropout mask, *hx, *weights."""
@@ -73,7 +75,7 @@ class _Level:
 class _Network:
     """All layers of a call. On the CPU half types are computed in float32, as the kernels do within a call: neither the
     states at a border nor the sums over chunks are rounded to 16 bits. On a GPU, whose products are to run on 16 bits,
-    the states are, and each chunk's part of a weight's gradient; the sums over chunks are of float32 there too."""
+    the states are, and each chunk's part of a bias's gradient; the sums over chunks are of float32 there too."""
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class _Network:
         self.width = directions * width
         self.state_sizes = (width, hidden_size) if options.has_cell_state else (width,)
         self.dtype, precision = input.dtype, options.float32_precision
-        if input.device.type == "cpu" and input.dtype in HALF_TYPES:
+        if input.device.type in COMPUTES_HALF_TYPES_IN_FLOAT32 and input.dtype in HALF_TYPES:
             # What the kernels do with the type where there are AMX tiles; elsewhere the precision means nothing.
             self.dtype, precision = torch.float32, "medium" if input.dtype == torch.bfloat16 else "highest"
         count = 1 if options.bidirectional else options.num_layers  # layers of a level

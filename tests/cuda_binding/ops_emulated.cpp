@@ -113,10 +113,6 @@ const Device kEmulated{
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(lstmfast, CPU, m) {
-  m.impl("forward", forward_op<kEmulated>);
-  m.impl("forward_into", forward_into_op<kEmulated>);
-  m.impl("backward", backward_op<kEmulated>);
-}
+TORCH_LIBRARY_IMPL(lstmfast, CPU, m) { implement_ops<kEmulated>(m); }
 
 }  // namespace lstmfast
