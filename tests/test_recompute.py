@@ -141,6 +141,7 @@ def test_dropout_drops_the_same(options, layout, probability, chunks_of):
     torch.testing.assert_close(*results, **ROUNDING)
 
 
+@pytest.mark.long
 def test_lengths_that_the_plan_chooses():
     # 1500 steps in chunks of 512 rows or so.
     for options in OPTIONS:
@@ -222,6 +223,7 @@ def saved_bytes(module, *args):
     return sum(kept.values()), output.numel() * output.element_size()
 
 
+@pytest.mark.long
 @both_cells
 def test_what_is_kept(options):
     x = torch.randn(4000, 2, 8)
@@ -249,6 +251,7 @@ class Records(TorchDispatchMode):
         return result
 
 
+@pytest.mark.long
 def test_no_call_is_longer_than_a_chunk():
     module, x = lstmfast.LSTM(8, 16, 2, recompute=True), torch.randn(4000, 2, 8)
     most = 2 * chunk_steps(4000, 2, "cpu")
@@ -318,6 +321,7 @@ def test_nothing_is_copied_between_cpu_and_gpu(bidirectional, lengths, dtype, ch
 # ---- determinism
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize(
     ("options", "dtype"),

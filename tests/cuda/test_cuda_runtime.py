@@ -15,6 +15,7 @@ from torch import nn
 
 import lstmfast
 from lstmfast import _C
+from lstmfast.autograd import chunks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -181,11 +182,8 @@ def test_never_waits_for_the_gpu(setup, dtype, packed):
 # ---- CUDA graphs
 
 
-@PACKED
-@SETUP
-@DTYPE
-def test_graph(setup, dtype, packed):
-    training = Training(*setup, dtype, packed=packed)
+def check_graph(training):
+    """That replays give what calls give."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -200,6 +198,23 @@ def test_graph(setup, dtype, packed):
             training.leaf.normal_()
         graph.replay()
         assert_same_bits(captured, training.run(), f"replay {seed}")
+
+
+@PACKED
+@SETUP
+@DTYPE
+def test_graph(setup, dtype, packed):
+    check_graph(Training(*setup, dtype, packed=packed))
+
+
+@PACKED
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graph_of_chunks(dtype, bidirectional, packed, monkeypatch):
+    monkeypatch.setattr(chunks, "chunk_steps", lambda steps, batch, device_type: min(5, steps))
+    training = Training(Options("LSTM", 2, bidirectional=bidirectional), 64, 8, dtype, packed=packed)
+    training.module.recompute = True
+    check_graph(training)
 
 
 def test_graphed_callable():
