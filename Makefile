@@ -99,7 +99,7 @@ cuda-compile: build ## compile the CUDA kernels, watching registers and spills, 
 
 # No module of this build may lie in lstmfast/, where the other build's is: pytest, not `python -m pytest`, which would
 # find that one first. Left out: the fake kernels, which answer for the CPU's, and what only threads of a CPU can do.
-EMULATED_TESTS := layouts gradients recompute chunk_ops higher_orders forward_mode functorch_results
+EMULATED_TESTS := layouts gradients recompute recompute_use chunk_ops higher_orders forward_mode functorch_results
 cuda-emulation-test: $(TOOLS_STAMP) $(DEV_STAMP) ## the Python tests of layouts and gradients with the CUDA kernels on an emulated GPU
 	LSTMFAST_CUDA=0 LSTMFAST_BUILD_DIR=$(EMULATED) LSTMFAST_CMAKE_ARGS=-DLSTMFAST_EMULATE_CUDA=ON \
 	  $(BIN)/python setup.py -q build --build-base $(EMULATED)/setuptools --build-lib $(EMULATED)/lib

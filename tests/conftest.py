@@ -5,6 +5,7 @@ import torch
 
 import lstmfast
 from lstmfast import _C
+from lstmfast.autograd import chunks
 
 
 def pytest_addoption(parser):
@@ -46,3 +47,13 @@ def one_thread():
 def seed():
     """Each test draws the same numbers, alone or after others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def chunks_of(monkeypatch):
+    """Sets the steps of a chunk, so that recompute=True cuts short sequences."""
+
+    def set_steps(steps):
+        monkeypatch.setattr(chunks, "chunk_steps", lambda all_steps, batch, device_type: min(steps, all_steps))
+
+    return set_steps
