@@ -130,9 +130,7 @@ def test_several_threads(layer, x):
     same = []
 
     def work(own):
-        same.extend(
-            all(torch.equal(a, b) for a, b in zip(gradients(own, x), expected, strict=True)) for _ in range(3)
-        )
+        same.extend(all(torch.equal(a, b) for a, b in zip(gradients(own, x), expected, strict=True)) for _ in range(3))
 
     threads = [threading.Thread(target=work, args=(own,)) for own in layers]
     for t in threads:
