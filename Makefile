@@ -73,8 +73,8 @@ sanitize: $(TOOLS_STAMP) ## the C++ tests under the address and undefined-behavi
 sanitize-threads: $(TOOLS_STAMP) ## the C++ tests that use threads, under the thread sanitizer
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize-threads -G Ninja -DLSTMFAST_PYTHON=OFF \
 	  -DLSTMFAST_SANITIZE=thread -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1
-	cmake --build build/sanitize-threads --target test_kernels test_concurrency
-	ctest --test-dir build/sanitize-threads --output-on-failure -R 'test_(kernels|concurrency)'
+	cmake --build build/sanitize-threads --target test_kernels test_concurrency test_pool
+	ctest --test-dir build/sanitize-threads --output-on-failure -R 'test_(kernels|concurrency|pool)'
 
 # Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user
 ARM_TESTS := test_cells test_plan test_kernels test_vector_math

@@ -4,7 +4,7 @@
 #include <list>
 #include <mutex>
 
-#include "scratch.h"
+#include "pool.h"
 
 namespace lstmfast::cpu {
 

@@ -13,6 +13,7 @@
 
 #include "../core/cell_info.h"
 #include "../cpu/cpu.h"
+#include "../cpu/pool.h"
 #include "../cpu/weight_cache.h"
 #include "../cuda/kernels.h"
 #include "plan_choice.h"
@@ -208,9 +209,25 @@ py::dict weight_cache_info() {
   d["misses"] = c.misses;
   return d;
 }
-void set_weight_cache_limit(int64_t bytes) {
+void require_not_negative(int64_t bytes) {
   if (bytes < 0) throw std::invalid_argument("bytes must not be negative, got " + std::to_string(bytes));
+}
+void set_weight_cache_limit(int64_t bytes) {
+  require_not_negative(bytes);
   cpu::set_weight_cache_limit(bytes);
+}
+
+py::dict kept_memory_info() {
+  py::dict d;
+  d["results"] = cpu::result_pool.kept();
+  d["results_limit"] = cpu::result_pool.limit();
+  d["scratch"] = cpu::scratch_pool.kept();
+  return d;
+}
+void set_kept_memory_limit(int64_t bytes) {
+  require_not_negative(bytes);
+  cpu::result_pool.set_limit(static_cast<size_t>(bytes));
+  cpu::scratch_pool.release();
 }
 
 std::optional<std::vector<bool>> asked_for() {
@@ -241,6 +258,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_weight_cache_limit", &set_weight_cache_limit, py::arg("bytes"),
         "How many bytes of packed weights inference on the CPU may keep (256 MiB at first), the least recently used "
         "going first; 0 keeps nothing. Raises ValueError if negative.");
+  m.def(
+      "kept_memory_info", &kept_memory_info,
+      "Memory on the CPU that freed results have left to later ones (results, of at most results_limit), and calls to "
+      "later calls (scratch): a dict of numbers of bytes. The system may take back what results have left, if it needs "
+      "it, without anything here being told.");
+  m.def("set_kept_memory_limit", &set_kept_memory_limit, py::arg("bytes"),
+        "How many bytes freed results may leave to later ones (1 GiB at first; 0: nothing), and gives all that is kept "
+        "back to the system. Raises ValueError if negative.");
   m.def("plan", &plan, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input_size"),
         py::arg("hidden_size"), py::arg("proj_size") = 0, py::arg("threads") = 1, py::arg("dtype") = "float32",
         py::arg("training") = false);

@@ -1,12 +1,13 @@
-// The CPU device: workspace kept from call to call, results in huge pages, threads as torch has them.
+// The CPU device: memory kept from call to call, threads as torch has them.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include "../cpu/cpu.h"
-#include "../cpu/scratch.h"
+#include "../cpu/pool.h"
 #include "../cpu/weight_cache.h"
 #include "ops.h"
 #include "precision.h"
+#include "result_memory.h"
 
 namespace lstmfast {
 namespace {
@@ -41,13 +42,8 @@ void backward(Directions<BackwardParams>& runs, const at::Tensor&, std::optional
     check_status(cpu::backward(p));
   }
 }
-at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  const at::Tensor t = at::empty(sizes, options);
-  cpu::prefer_huge_pages(t.mutable_data_ptr(), t.nbytes());
-  return t;
-}
 
-const Device kCpu{cpu::reserve_width, forward, backward, empty};
+const Device kCpu{cpu::reserve_width, forward, backward, empty_result};
 
 }  // namespace
 

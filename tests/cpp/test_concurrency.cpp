@@ -8,7 +8,7 @@
 #include "check.h"
 #include "core/cell_info.h"
 #include "cpu/cpu.h"
-#include "cpu/scratch.h"
+#include "cpu/pool.h"
 #include "cpu/weight_cache.h"
 
 using namespace lstmfast;
@@ -68,7 +68,7 @@ int main() {
         right[i] &= call(shared, 1 + (i + k) % 3, true) == expected;
         right[i] &= call(own, 2, k % 2 == 0) == own_expected[i];
         if (i == 0) cpu::set_weight_cache_limit(k % 3 == 0 ? 0 : 1 << 20);
-        if (i == 1 && k % 4 == 3) cpu::release_scratch();
+        if (i == 1 && k % 4 == 3) cpu::scratch_pool.release();
       }
     });
   for (std::thread& t : threads) t.join();
