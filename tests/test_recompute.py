@@ -269,17 +269,19 @@ def test_nothing_is_copied_between_cpu_and_gpu(bidirectional, lengths, dtype, ch
     """A CUDA graph could not be made of a call that does. Here the GPU is a device without memory, on which the ops
     compute nothing."""
     chunks_of(3)
-    directions = 2 if bidirectional else 1
+    directions, layers = (2, 1) if bidirectional else (1, 2)  # and layers of a chunk
     sizes = None if lengths is None else torch.tensor([sum(n > t for n in lengths) for t in range(max(lengths))])
-    options = ops.Options("LSTM", sizes, True, 2, bidirectional, 0.3, 0)
+    options, precisions = ops.Options("LSTM", sizes, True, 2, bidirectional, 0.3, 0, "high"), set()
 
-    def forward_chunk(cell, input, batch_sizes, hx, weights, *_):
-        rows, like = input.shape[:-1], input.new_empty
-        kept = (like(1 if bidirectional else 2, input[..., 0].numel(), 20),)
-        return like(*rows, 4), *(torch.empty_like(t) for t in hx), like(1 if bidirectional else 2, *rows, 4), *kept
+    def forward_chunk(cell, input, batch_sizes, hx, weights, *others):
+        precisions.add(others[-1])
+        rows = input.shape[:-1]
+        hidden, reserve = input.new_empty(layers - 1, *rows, 4), input.new_empty(layers, rows.numel(), 20)
+        return input.new_empty(*rows, 4), *(torch.empty_like(t) for t in hx), hidden, reserve
 
     def backward_chunk(*arguments):
-        input, hx, sums = arguments[4], arguments[6], arguments[-1]
+        input, hx, (precision, sums) = arguments[4], arguments[6], arguments[-2:]
+        precisions.add(precision)
         assert all(s.dtype == torch.float32 for s in sums)
         return torch.empty_like(input), [torch.empty_like(t) for t in hx]
 
@@ -299,6 +301,7 @@ def test_nothing_is_copied_between_cpu_and_gpu(bidirectional, lengths, dtype, ch
     assert [g.shape for g in found] == [t.shape for t in (input, *weights)]
     assert {t.device.type for t in (output, *finals, *kept, *found)} == {"meta"}
     assert copies.found == []
+    assert precisions == {"high"}  # also in backward, when torch may be set to another
 
 
 # ---- determinism
