@@ -111,7 +111,7 @@ inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
   run.context.allow_tf32 = run.tf32 = tf32;
   run.context.gpu = *cuda::gpu_named(random() % 2 ? "H100" : "RTX 4090");
   run.context.gpu.sm_count = static_cast<int>(1 + random() % 8);  // large problems then have several tiles a group
-  run.context.candidate = random() % 4 ? static_cast<int>(random() % 64) : -1;
+  run.context.candidate = random() % 4 ? static_cast<int>(random() % 128) : -1;
   run.seed = random() % 5;
 }
 
@@ -125,7 +125,7 @@ inline bool draw_split_run(std::mt19937_64& random, const RandomCall& call, Run&
   like.shape.steps = p.steps, like.shape.batch = p.batch, like.shape.hidden = p.hidden;
   like.shape.projection = p.projection;
   for (int i = 0; i < 200; i++) {
-    run.context.candidate = static_cast<int>(random() % 200);
+    run.context.candidate = static_cast<int>(random() % 400);
     for (const bool backward : {false, true})
       if (cuda::plan_for(like, static_cast<int>(call.runs.size()), false, run.context, backward).tiling.is_split())
         return true;
