@@ -52,7 +52,7 @@ def short_name(mangled: str) -> str | None:
         return None
     cell = "LSTM" if "LstmCell" in mangled else "RNN_TANH" if "4Tanh" in mangled else "RNN_RELU"
     rows, depth = map(int, re.search(r"WarpShapeILi(\d+)ELi(\d+)E", mangled).groups())
-    policies = r"7InBlock|9InCluster|9ThroughL2|17ThroughL2InPieces|12ThroughStack"
+    policies = r"7InBlock|9InCluster|9ThroughL2|14ThroughMailbox|17ThroughL2InPieces|12ThroughStack"
     exchange = re.search(policies, mangled).group().lstrip("0123456789")
     return f"{direction[1].lower()} {cell} {rows * depth * 4} {exchange}"
 

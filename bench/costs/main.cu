@@ -38,14 +38,15 @@ class Bench {
   }
 
   template <class Kernel>
-  void measure(const char* what, Kernel* kernel, dev::Launch launch, int group, int bytes, int per_round = 1) {
+  void measure(const char* what, Kernel* kernel, dev::Launch launch, int group, int bytes, int per_round = 1,
+               int rounds = kRounds) {
     if (launch.shared_bytes > 48 << 10)
       check(dev::allow_shared_memory(kernel, static_cast<int>(launch.shared_bytes)), "allow_shared_memory");
     std::vector<double> times;
     for (int i = 0; i <= kRepetitions; i++) {
-      const double few = milliseconds(kernel, launch, group, bytes, kRounds),
-                   many = milliseconds(kernel, launch, group, bytes, 3 * kRounds);
-      if (i) times.push_back((many - few) * 1e6 / (2 * kRounds) / per_round);  // the first is to warm up
+      const double few = milliseconds(kernel, launch, group, bytes, rounds),
+                   many = milliseconds(kernel, launch, group, bytes, 3 * rounds);
+      if (i) times.push_back((many - few) * 1e6 / (2 * rounds) / per_round);  // the first is to warm up
     }
     std::sort(times.begin(), times.end());
     std::printf(
@@ -54,6 +55,15 @@ class Bench {
         first_ ? "" : ",", what, launch.blocks, group, launch.threads, bytes, times[kRepetitions / 2],
         times[kRepetitions / 4], times[kRepetitions * 3 / 4]);
     first_ = false;
+  }
+
+  // Every round has a place of its own: as many as there is memory for.
+  void measure_mailbox(const dev::Launch& launch, int group, int bytes) {
+    const size_t place = static_cast<size_t>(launch.blocks) / static_cast<size_t>(group) * static_cast<size_t>(bytes);
+    fills_ = true;
+    measure("mailbox", through_mailbox, launch, group, bytes, 1,
+            static_cast<int>(std::min<size_t>(kRounds, kMeetBytes / 3 / place)));
+    fills_ = false;
   }
 
   // Of the SMs while they work.
@@ -74,7 +84,7 @@ class Bench {
   }
 
  private:
-  static constexpr size_t kMeetBytes = 64 << 20, kFlagBytes = 64 << 10;
+  static constexpr size_t kMeetBytes = 256 << 20, kFlagBytes = 64 << 10;
 
   double elapsed() {
     check(cudaEventRecord(end_), "cudaEventRecord");
@@ -87,6 +97,7 @@ class Bench {
   double milliseconds(Kernel* kernel, const dev::Launch& launch, int group, int bytes, int rounds) {
     Rounds p{rounds, bytes, group, memory_ + kFlagBytes, reinterpret_cast<uint32_t*>(memory_), sums_};
     check(dev::set_memory(memory_, 0, kFlagBytes, nullptr), "set_memory");
+    if (fills_) check(dev::set_memory(memory_ + kFlagBytes, kUnsentByte, kMeetBytes, nullptr), "set_memory");
     check(cudaEventRecord(begin_), "cudaEventRecord");
     check(dev::launch<Rounds>(kernel, launch, p, nullptr), "launch");
     return elapsed();
@@ -95,7 +106,7 @@ class Bench {
   cudaEvent_t begin_, end_;
   unsigned char* memory_;
   float* sums_;
-  bool first_ = true;
+  bool first_ = true, fills_ = false;  // whether the next rounds meet in a mailbox
 };
 
 int run() {
@@ -125,6 +136,9 @@ int run() {
       launch.shared_bytes = static_cast<size_t>(bytes), launch.cooperative = true;
       if (static_cast<size_t>(bytes) <= gpu.sharedMemPerBlockOptin)
         bench.measure("through L2", through_l2, launch, static_cast<int>(group), bytes);
+      launch.shared_bytes *= 2;
+      if (launch.shared_bytes <= gpu.sharedMemPerBlockOptin)
+        bench.measure_mailbox(launch, static_cast<int>(group), bytes);
     }
   }
   if (gpu.major >= 9) {

@@ -2,8 +2,7 @@
 // between blocks, chains of mma. Through the wrappers that those kernels use, so that the same instructions are timed,
 // and the emulated GPU can run them.
 #pragma once
-#include "cuda/device.cuh"
-#include "cuda/types.cuh"
+#include "cuda/mailbox.cuh"
 
 namespace lstmfast::cuda::costs {
 
@@ -11,11 +10,10 @@ struct Rounds {
   int rounds;
   int bytes;            // of the operand that a group exchanges, a multiple of 16 x its blocks
   int blocks;           // of a group
-  unsigned char* meet;  // [2][groups][bytes] in device memory
+  unsigned char* meet;  // [2][groups][bytes] in device memory; of a mailbox [rounds][groups][bytes], all unsent
   uint32_t* flags;      // kFlagStride apart, one a group, zero at launch
   float* sums;          // [blocks of the grid][threads]: of what each thread has read, so that nothing can be left out
 };
-constexpr int kFlagStride = 32;
 
 LF_DEVICE void keep(const Rounds& p, float sum) {
   p.sums[dev::block_index() * dev::thread_count() + dev::thread_index()] = sum;
@@ -73,6 +71,35 @@ __global__ void through_l2(const __grid_constant__ Rounds p) {
     dev::sync_block();
     sum += word_of(shared, p.bytes);
     dev::sync_block();
+  }
+  keep(p, sum);
+}
+
+// The operand through a mailbox, as in ThroughMailbox: every block stores its part, word by word, and receives all of
+// it. One barrier of the block a round.
+__global__ void through_mailbox(const __grid_constant__ Rounds p) {
+  constexpr int kLoads = 4;
+  const int group = static_cast<int>(dev::block_index()) / p.blocks,
+            rank = static_cast<int>(dev::block_index()) % p.blocks;
+  const int groups = static_cast<int>(dev::block_count()) / p.blocks, part = p.bytes / p.blocks;
+  const int thread = static_cast<int>(dev::thread_index()), threads = static_cast<int>(dev::thread_count());
+  float sum = 0;
+#pragma unroll 1
+  for (int r = 0; r < p.rounds; r++) {
+    unsigned char* shared = dev::shared_memory() + (r & 1) * p.bytes;
+    uint32_t* meet = reinterpret_cast<uint32_t*>(p.meet + (static_cast<int64_t>(r) * groups + group) * p.bytes);
+    for (int at = thread * 4; at < part; at += threads * 4)
+      dev::store_relaxed(meet + (rank * part + at) / 4, sendable(words(r, rank).at[0]));
+    for (int first = thread * 16; first < p.bytes; first += kLoads * threads * 16) {
+      const auto at = [&](int k) { return first + k * threads * 16; };
+      unsigned missing = 0;
+#pragma unroll
+      for (int k = 0; k < kLoads; k++)
+        if (at(k) < p.bytes) missing |= 1u << k;
+      receive_words<kLoads>(missing, [&](int k) { return meet + at(k) / 4; }, [&](int k) { return shared + at(k); });
+    }
+    dev::sync_block();
+    sum += word_of(shared, p.bytes);
   }
   keep(p, sum);
 }

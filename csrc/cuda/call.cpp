@@ -40,7 +40,7 @@ Result Common::prepare() const {
     if (!result.ok()) return result;
   }
   if (!exchange_) return {};
-  return clear_memory(exchange_, static_cast<size_t>(meeting_bytes()), context.stream);
+  return fill_memory(exchange_, has_mailbox() ? kUnsentByte : 0, static_cast<size_t>(meeting_bytes()), context.stream);
 }
 PersistentCall Common::persistent_call() const {
   PersistentCall c{};
@@ -53,7 +53,10 @@ PersistentCall Common::persistent_call() const {
   c.gate_width = static_cast<int>(exchange_gate_width(request));
   c.exchange_width = static_cast<int>(row_width());
   c.flags = reinterpret_cast<uint32_t*>(exchange_);
-  c.exchange = exchange_ ? exchange_ + flag_bytes() : nullptr;
+  c.exchange = exchange_ && !has_mailbox() ? exchange_ + flag_bytes() : exchange_;
+  c.row_bytes = static_cast<int>(row_width() * size_of(request.dtype));
+  // Forward begins with h0, where there is one, backward with zeros, which need not be sent.
+  c.first_mailed = !request.backward && like.h0.data && !like.shape.projection ? 0 : 1;
   c.operand_bytes = plan.tiling.tiles * 8 * plan.tiling.pitch;
   c.exchange_groups = static_cast<int>(groups());
   c.group_bytes = static_cast<int>(operand_bytes());

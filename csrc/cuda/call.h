@@ -71,10 +71,13 @@ class Common {
     if (plan.regime != Regime::kStack) return 0;
     return (plan.runs - 1) * like.shape.steps * plan.tiling.groups * operand_bytes();
   }
-  int64_t meeting_bytes() const { return flag_bytes() + exchange_bytes() + handed_bytes(); }
+  bool has_mailbox() const { return is_persistent() && plan.meeting == Meeting::kMailbox; }
+  int64_t meeting_bytes() const {
+    return has_mailbox() ? mailbox_bytes(request, plan.runs) : flag_bytes() + exchange_bytes() + handed_bytes();
+  }
 
   int64_t* offsets_;
-  char* exchange_;  // flags, the operands in exchange, and what a stack's layers hand on
+  char* exchange_;  // a mailbox; or flags, the operands in exchange, and what a stack's layers hand on
 };
 
 // One run: a layer in one direction.

@@ -14,6 +14,10 @@ int64_t waves(const Tiling& t, int runs, Regime regime, const GpuInfo& gpu) {
 // In which an operand comes in through L2, with a barrier for each.
 int parts_of(const Tiling& t) { return t.is_split() ? t.parts() : t.tiles; }
 
+// Bytes of device memory that all SMs write per cycle, and read as fast.
+double memory_rate(const GpuInfo& gpu, const Costs& c) { return c.memory_bytes * std::max(1, gpu.sm_count); }
+constexpr double kKept = 2. / 3;  // of L2, beside what a step reads and writes once
+
 // Of the product: arithmetic, or reading what is in shared memory.
 double product_cycles(const Tiling& t, Multiplier multiplier, const Costs& c) {
   const double warps = t.warps(), per_scheduler = std::max(1., warps / 4);
@@ -56,9 +60,29 @@ int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu) {
   return std::max<int64_t>(1, (regime == Regime::kCluster ? gpu.sm_count * 9 / 10 : gpu.sm_count) / group_blocks);
 }
 
-double persistent_microseconds(const Request& r, const Tiling& t, int runs, Regime regime, Multiplier multiplier,
-                               const GpuInfo& gpu) {
+namespace {
+
+// A block receives one tile after the other, of the sequences that there are, as many bytes at once as its threads have
+// loads under way; while a tile is multiplied there are none. The call has filled every place with what is never sent.
+double mailbox_cycles(const Request& r, const Plan& plan, double rest, const GpuInfo& gpu, const Costs& c) {
+  const Tiling& t = plan.tiling;
+  const double row = static_cast<double>(exchange_width(r) * size_of(r.dtype));
+  const double rows = static_cast<double>(std::min<int64_t>(r.batch, int64_t{t.tiles} * 8));
+  const double filled = static_cast<double>(mailbox_bytes(r, plan.runs));
+  const double under_way = 16. * t.threads() * loads_under_way(t.weight_registers());
+  const double rounds = std::ceil(std::min(8., rows) * row / under_way) * t.tiles;
+  const double missed = filled > kKept * static_cast<double>(gpu.l2_bytes) ? c.memory_latency : 0;
+  return std::max(c.mailbox, rest) + t.tiles * c.block_barrier + missed + (rounds - 1) * (c.l2_latency + missed) +
+         rows * row / c.exchange_bytes + filled / static_cast<double>(r.steps) / memory_rate(gpu, c);
+}
+
+}  // namespace
+
+double persistent_microseconds(const Request& r, const Plan& plan, const GpuInfo& gpu) {
   const Costs c = costs_of(gpu);
+  const Tiling& t = plan.tiling;
+  const Regime regime = plan.regime;
+  const Multiplier multiplier = plan.multiplier;
   const double cells = static_cast<double>(t.unit_warps) * t.warp_units * t.tiles * 8;
   double cycles = product_cycles(t, multiplier, c) + c.cell + c.block_barrier +
                   cells * (r.dtype == DType::kFloat32 ? c.cell_float : c.cell_half);
@@ -72,9 +96,11 @@ double persistent_microseconds(const Request& r, const Tiling& t, int runs, Regi
   const double operand = parts * t.tiles * 8. * static_cast<double>(row);
   if (regime == Regime::kOneSm) cycles += std::max(0., rest - c.cell);
   if (regime == Regime::kCluster) cycles += std::max(c.cluster_barrier, rest) + operand / c.cluster_bytes;
-  if (regime == Regime::kWholeGpu || regime == Regime::kStack)
+  const bool through_l2 = regime == Regime::kWholeGpu || regime == Regime::kStack;
+  if (through_l2 && plan.meeting == Meeting::kMailbox) cycles += mailbox_cycles(r, plan, rest, gpu, c);
+  if (through_l2 && plan.meeting == Meeting::kFlag)
     cycles += std::max(c.flag, rest) + (1 + parts_of(t)) * c.block_barrier + operand / c.exchange_bytes;
-  return cycles * static_cast<double>(waves(t, runs, regime, gpu)) / c.megahertz;
+  return cycles * static_cast<double>(waves(t, plan.runs, regime, gpu)) / c.megahertz;
 }
 
 namespace {
@@ -93,7 +119,6 @@ double general_microseconds(const Request& r, const GpuInfo& gpu) {
   const double output = static_cast<double>(r.projection ? r.projection : r.hidden);
   const double elements = output * static_cast<double>(r.hidden) * (r.gates + (r.projection ? 1 : 0));
   const double bytes = elements * size_of(r.dtype);
-  constexpr double kKept = 2. / 3;  // of L2, beside what a step reads and writes once
   const double read = bytes < kKept * static_cast<double>(gpu.l2_bytes) ? c.l2_bytes : c.memory_bytes;
   const double cycles =
       std::max(static_cast<double>(r.batch) * elements / library_rate(r, c), bytes / read) / std::max(1, gpu.sm_count);

@@ -22,12 +22,15 @@ struct Costs {
   double cell_half = .46, cell_float = .85, rest_forward = .65, rest_backward = .45;
   double block_barrier = 40;
   double cluster_barrier = 400, cluster_bytes = 14;  // with what it waits for; an SM stores into the others
-  double flag = 1500;          // from the last block's writes to the first byte that another reads: fence, add, poll
-  double exchange_bytes = 48;  // an SM reads from L2 while the others of its group read the same
-  double l2_bytes = 21;        // an SM reads from L2 while the others read something else
-  double launches = 5;         // microseconds: a product and a pointwise kernel, one after the other
-  double projection = 2.5;     // microseconds: one product more
-  double start = 6;            // microseconds: a persistent kernel's launch and the loading of its weights
+  double flag = 1500;           // from the last block's writes to the first byte that another reads: fence, add, poll
+  double mailbox = 660;         // the same of a mailbox, where the data itself is waited for: the design's estimate
+  double l2_latency = 263;      // of an SM's load: published for an H800
+  double memory_latency = 240;  // on top of that, of what L2 does not have: an estimate
+  double exchange_bytes = 48;   // an SM reads from L2 while the others of its group read the same
+  double l2_bytes = 21;         // an SM reads from L2 while the others read something else
+  double launches = 5;          // microseconds: a product and a pointwise kernel, one after the other
+  double projection = 2.5;      // microseconds: one product more
+  double start = 6;             // microseconds: a persistent kernel's launch and the loading of its weights
 };
 Costs costs_of(const GpuInfo& gpu);
 
@@ -35,9 +38,8 @@ Costs costs_of(const GpuInfo& gpu);
 // there.
 int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu);
 
-// Expected of a step of a launch of so many runs, or of the general path, without the products over all rows.
-double persistent_microseconds(const Request& r, const Tiling& t, int runs, Regime regime, Multiplier multiplier,
-                               const GpuInfo& gpu);
+// Expected of a step of a launch of a persistent plan, or of the general path, without the products over all rows.
+double persistent_microseconds(const Request& r, const Plan& plan, const GpuInfo& gpu);
 double general_microseconds(const Request& r, const GpuInfo& gpu);
 // Before a persistent kernel's first step: its launch, and with a projection the product of the weights.
 double start_microseconds(const Request& r, const GpuInfo& gpu);

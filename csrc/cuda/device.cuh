@@ -35,6 +35,8 @@ template <class T>
 LF_DEVICE T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);
 }
+// Byte i of the result is that of `low` and `high`, eight bytes together, which hexadecimal digit i of `from` numbers.
+LF_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t from) { return __byte_perm(low, high, from); }
 
 // The emulation refuses a wide access that a GPU would trap on.
 template <int bytes>
@@ -109,6 +111,10 @@ LF_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
                : "memory");
 }
 
+struct alignas(16) Words {
+  uint32_t at[4];
+};
+
 // ---- between blocks
 // From L2: what other blocks have written must not come out of this multiprocessor's L1.
 LF_DEVICE void copy_async16(void* shared, const void* global) {
@@ -133,6 +139,31 @@ LF_DEVICE void wait_acquire(const uint32_t* flag, uint32_t value) {
     if (static_cast<int32_t>(seen - value) >= 0) return;
 #ifdef LSTMFAST_DEBUG_SPINS
     if (++spins > 10000000) __trap();  // some seconds, where a step takes microseconds
+#endif
+  }
+}
+
+// Words that other blocks store, or load, at the same time, with nothing else ordered by it: relaxed, in the scope of
+// the GPU. Sixteen bytes are loaded as four words, in no order.
+LF_DEVICE void store_relaxed(uint32_t* p, uint32_t x) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(x));
+}
+LF_DEVICE Words load_relaxed(const uint32_t* p) {
+  Words x;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x.at[0]), "=r"(x.at[1]), "=r"(x.at[2]), "=r"(x.at[3])
+               : "l"(p));
+  return x;
+}
+// Repeats round(), which loads words that others store, until it has found them all.
+template <class F>
+LF_DEVICE void poll(const F& round) {
+#ifdef LSTMFAST_DEBUG_SPINS
+  long long spins = 0;
+#endif
+  while (!round()) {
+#ifdef LSTMFAST_DEBUG_SPINS
+    if (++spins > 10000000) __trap();
 #endif
   }
 }
@@ -164,9 +195,6 @@ LF_DEVICE void cluster_wait() {
   __trap();
 #endif
 }
-struct alignas(16) Words {
-  uint32_t at[4];
-};
 // Stores 16 bytes at the place in another block's shared memory that `local` is in this one's.
 LF_DEVICE void store_remote(void* local, const Words& x, unsigned rank) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

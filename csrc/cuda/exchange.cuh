@@ -8,11 +8,13 @@
 //   release(s)           every thread of the block calls it when all of the block's part of the operand of step s is
 //                        sent. Nobody waits for what a thread stores between it and acquire(s): a step's results
 //   acquire(s)           waits until all have released step s, and begins to get its operand
-//   arrive(s, j)         for j = 0, 1, ...: after it, tile(s, j) holds tile j, until arrive(s, j + 2)
+//   arrive<S>(s, j)      for j = 0, 1, ...: after it, tile(s, j) holds tile j, until arrive(s, j + 2); S: the warp's
+//                        shape (product.cuh)
 //   end()                after the last release, which no acquire follows
 //   kStacked             whether a part of the operand comes from the run beside; handed_on(s, n, col) is then what the
 //                        next run gets at step s, set before release(s + 1); `feeds` if there is such a run
 //   kInShared            whether the whole operand is in shared memory
+//   kMailed              whether warps hand over by mail() instead of place() and send(): mailbox.cuh
 //
 // in the order begin(), send(0, j), release(0), for each step s: acquire(s), arrive(s, j), send(s + 1, j),
 // release(s + 1), and end().
@@ -25,7 +27,7 @@ namespace lstmfast::cuda {
 // The operand of two steps, in this block's shared memory.
 template <class T>
 struct InShared {
-  static constexpr bool kStacked = false, kInShared = true;
+  static constexpr bool kStacked = false, kInShared = true, kMailed = false;
   unsigned char* shared;
   int step_bytes, pitch;
 
@@ -36,6 +38,7 @@ struct InShared {
   // Of the same parity as s, but not the same for all tiles: not kept in a register meanwhile.
   LF_DEVICE unsigned char* tile(int s, int j) const { return row(s + 2 * j, j * 8); }
   LF_DEVICE T* place(int s, int n, int col) const { return reinterpret_cast<T*>(row(s, n)) + col; }
+  template <class S>
   LF_DEVICE void arrive(int, int) const {}
 };
 
@@ -94,7 +97,7 @@ struct InCluster : InShared<T> {
 // the group's operand.
 template <class T>
 struct ThroughL2 {
-  static constexpr bool kStacked = false, kInShared = false;
+  static constexpr bool kStacked = false, kInShared = false, kMailed = false;
   unsigned char* shared;
   const PersistentCall& p;
   int pitch, row_bytes, tiles;
@@ -148,6 +151,7 @@ struct ThroughL2 {
     }
   }
   // The barrier shows every thread's copies to all, and that the tile before is no longer read.
+  template <class S>
   LF_DEVICE void arrive(int s, int j) const {
     dev::wait_copies<0>();
     dev::sync_block();
@@ -198,6 +202,7 @@ struct ThroughStack : ThroughL2<T> {
     this->copy_rows(this->tile(s, j) + own, this->row(s, j * 8), this->row_bytes, 1);
     dev::commit_copies();
   }
+  template <class S>
   LF_DEVICE void arrive(int s, int j) const {
     dev::wait_copies<0>();
     dev::sync_block();

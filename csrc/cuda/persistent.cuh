@@ -21,6 +21,7 @@
 #pragma once
 #include <type_traits>
 
+#include "mailbox.cuh"
 #include "pieces.cuh"
 
 namespace lstmfast::cuda {
@@ -41,7 +42,7 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
   exchange.acquire(s);
   const int depth = at.slice * S::kDepthTiles * kTileBytes;
   const auto multiply = [&](int j) {
-    exchange.arrive(s, j);
+    exchange.template arrive<S>(s, j);
     dev::sync_warp();  // lanes may come from different branches of the cell
     Sums<S> sums{};
     Multiplier::multiply(sums, weights, exchange.tile(s, j) + depth, at.t.pitch, at.lane);
@@ -165,7 +166,7 @@ struct PersistentForwardKernel
     T h[kGroups][2];
     float saved[kGroups][2][Cell::kSaved], c[kGroups][2];
   };
-  static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
+  static constexpr bool kStacked = ExchangePolicy<T>::kStacked, kMailed = ExchangePolicy<T>::kMailed;
 
   using Base::Base;
 
@@ -212,14 +213,21 @@ struct PersistentForwardKernel
     dev::sync_block();
     exchange.begin();
     for (int j = at.slice; r.h0.data && j < at.t.tiles; j += at.t.slices) {
-#pragma unroll
-      for (int i = 0; i < kGroups * 2; i++) {
-        const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
-        if (n < p.batch && u < p.hidden) *exchange.place(0, local, u) = Multiplier::rounded(row<T>(r.h0, n)[u]);
-      }
-      exchange.template send<kGroups * 8, 1>(0, j, at.unit);
+      if constexpr (kMailed)
+        mail(0, DeviceStep{}, j, {});
+      else
+        place_initial_state(j);
     }
     exchange.release(0);
+  }
+
+  LF_DEVICE void place_initial_state(int j) const {
+#pragma unroll
+    for (int i = 0; i < kGroups * 2; i++) {
+      const int local = at.local(j, i % 2), n = at.first + local, u = unit(i / 2);
+      if (n < p.batch && u < p.hidden) *exchange.place(0, local, u) = Multiplier::rounded(row<T>(r.h0, n)[u]);
+    }
+    exchange.template send<kGroups * 8, 1>(0, j, at.unit);
   }
 
   LF_DEVICE Pre load(const DeviceStep& step, int j) const {
@@ -267,15 +275,17 @@ struct PersistentForwardKernel
         results.h[group][e] = converted<T>(out[0]);
         if constexpr (Cell::kStates > 1) results.c[group][e] = out[1];
       }
+    if constexpr (kMailed) mail(s + 1, step, j, results.h);
     const int local = at.local(j, 0), n = at.first + local;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      T* to = exchange.place(s + 1, local + e, at.unit);
+      T* to = nullptr;
+      if constexpr (!kMailed) to = exchange.place(s + 1, local + e, at.unit);
 #pragma unroll
       for (int group = 0; group < kGroups; group++) {
         if (!works(step, n + e, group)) continue;
         const T h = results.h[group][e];
-        to[group * 8] = Multiplier::rounded(h);
+        if constexpr (!kMailed) to[group * 8] = Multiplier::rounded(h);
         if constexpr (Cell::kStates > 1) shared.own(at, j, group * 2 + e) = results.c[group][e];
         if constexpr (kStacked) {
           const bool kept = pre.kept >> (group * 2 + e) & 1;
@@ -284,9 +294,21 @@ struct PersistentForwardKernel
         }
       }
     }
-    if (step.active < p.batch) stay(s, step, j);
-    exchange.template send<kGroups * 8, 1>(s + 1, j, at.unit);
+    if constexpr (!kMailed) {
+      if (step.active < p.batch) stay(s, step, j);
+      exchange.template send<kGroups * 8, 1>(s + 1, j, at.unit);
+    }
     return results;
+  }
+  // Where the step has computed nothing, what a sequence begins with: one that has not begun needs it, one that has
+  // ended needs nothing, and units that do not exist are zero.
+  LF_DEVICE void mail(int s, const DeviceStep& step, int j, const T (&h)[kGroups][2]) const {
+    const int local = at.local(j, 0), n = at.first + local;
+    exchange.template mail<kGroups, 1>(s, local, at.unit, [&](int group, int, int e) {
+      if (works(step, n + e, group)) return Multiplier::rounded(h[group][e]);
+      const bool given = r.h0.data && n + e < p.batch && unit(group) < p.hidden;
+      return given ? Multiplier::rounded(row<T>(r.h0, n + e)[unit(group)]) : T{};
+    });
   }
   // Sequences that have ended, or not begun: what they had stays.
   LF_DEVICE void stay(int s, const DeviceStep& step, int j) const {
@@ -349,7 +371,7 @@ struct PersistentBackwardKernel
   using typename Base::T;
   static constexpr int kGates = Cell::kGates;
 
-  static constexpr bool kStacked = ExchangePolicy<T>::kStacked;
+  static constexpr bool kStacked = ExchangePolicy<T>::kStacked, kMailed = ExchangePolicy<T>::kMailed;
 
   // What the cell needs of one step, for the thread's units and sequences.
   struct Saved {
@@ -472,6 +494,16 @@ struct PersistentBackwardKernel
         if constexpr (Cell::kStates > 1)
           if (works(step, n + e, group)) shared.own(at, j, group * 2 + e) = din[1];
       }
+    if constexpr (kMailed) {
+      if (s < p.steps) mail(s + 1, step, local, results);  // the product for h0 is the last one
+    } else {
+      place(s, step, local, results);
+      exchange.template send<kGroups * 8, kGates>(s + 1, j, at.unit);
+    }
+    return results;
+  }
+  LF_DEVICE void place(int s, const DeviceStep& step, int local, const Results& results) const {
+    const int n = at.first + local;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       T* to = exchange.place(s + 1, local + e, at.unit);
@@ -490,8 +522,12 @@ struct PersistentBackwardKernel
             if (works(step, n + e, group)) on[group * 8] = Multiplier::rounded(results.dgates[group][e][gate]);
       }
     }
-    exchange.template send<kGroups * 8, kGates>(s + 1, j, at.unit);
-    return results;
+  }
+  // Zeros where the step has no cell.
+  LF_DEVICE void mail(int s, const DeviceStep& step, int local, const Results& results) const {
+    exchange.template mail<kGroups, kGates>(s, local, at.unit, [&](int group, int gate, int e) {
+      return works(step, at.first + local + e, group) ? Multiplier::rounded(results.dgates[group][e][gate]) : T{};
+    });
   }
   // In a stack the sums are then those of the layer above alone: of its own the sequence has put nothing yet.
   LF_DEVICE void take_final_gradients(const DeviceStep& step, int n, int group, float (&dout)[Cell::kStates]) const {

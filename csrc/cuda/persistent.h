@@ -16,15 +16,21 @@ struct PersistentCall {
   int steps, batch, hidden;
   const int64_t* offsets;          // device memory [T + 1], null when padded
   int gate_width, exchange_width;  // see plan.h; a split product's rows are padded to whole pieces
-  void* exchange;        // T [2][runs][groups][tiles * 8][exchange_width], zeros, where blocks meet in global memory
-  uint32_t* flags;       // [runs][groups], kFlagStride apart, zero at launch
+  // Where blocks meet in global memory: T [2][runs][groups][tiles * 8][exchange_width], zeros; or a mailbox, T
+  // [steps + 1][runs][batch][exchange_width], nothing but kUnsent
+  void* exchange;
+  uint32_t* flags;       // [runs][groups], kFlagStride apart, zero at launch; a mailbox has none
   int exchange_groups;   // of one of the two: all runs'
   int group_bytes;       // of a group
   void* handed;          // a stack: T [runs - 1][steps][groups][tiles * 8][exchange_width], zeros
   int64_t handed_bytes;  // of a step
   int operand_bytes;     // of a step in shared memory, where all of its tiles are there
   float scale;           // a stack: of what dropout keeps between layers
+  int row_bytes;         // of a mailbox
+  int first_mailed;      // a mailbox: the first step whose operand is sent; that of those before it is zero
 };
+constexpr uint32_t kUnsent = 0xffffffff;  // what a mailbox is filled with: a NaN, of two elements in the 16-bit types
+constexpr int kUnsentByte = 0xff;
 constexpr int64_t kFlagStride = 32;  // a counter has a cache line of its own
 
 struct PersistentForward : PersistentCall {

@@ -23,8 +23,19 @@ __global__ void __launch_bounds__(threads, 1) persistent_kernel(const __grid_con
   Kernel(p).run();
 }
 
-// Calls f with the kernel for each instantiation that `wanted` accepts: (cell index, registers of weights, regime,
-// whether a part of the weights is in shared memory).
+// What tells one instantiation of a unit from the others.
+struct Instance {
+  int cell, registers;  // of weights
+  Regime regime;
+  bool is_split;  // a part of the weights is in shared memory
+  Meeting meeting;
+  bool operator==(const Instance& o) const {
+    return cell == o.cell && registers == o.registers && regime == o.regime && is_split == o.is_split &&
+           meeting == o.meeting;
+  }
+};
+
+// Calls f with the kernel for each instantiation that `wanted` accepts.
 template <class Params, template <class, class, class, template <class> class> class Kernel, class Multiplier,
           bool backward>
 struct PersistentInstances {
@@ -46,18 +57,21 @@ struct PersistentInstances {
     using S = WarpShape<kRowTiles, registers / 4 / kRowTiles>;
     constexpr bool kFma = std::is_same_v<Multiplier, Fma>;
     constexpr int kThreads = most_threads(registers, backward, kFma, false),
-                  kStackThreads = most_threads(registers, backward, kFma, true);
-    if (wanted(cell, registers, Regime::kOneSm, false))
+                  kFewerThreads = most_threads(registers, backward, kFma, true);
+    constexpr Meeting kFlag = Meeting::kFlag;
+    if (wanted({cell, registers, Regime::kOneSm, false, kFlag}))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InBlock>, Params, kThreads>);
-    if (wanted(cell, registers, Regime::kCluster, false))
+    if (wanted({cell, registers, Regime::kCluster, false, kFlag}))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, InCluster>, Params, kThreads>);
-    if (wanted(cell, registers, Regime::kWholeGpu, false))
+    if (wanted({cell, registers, Regime::kWholeGpu, false, kFlag}))
       f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughL2>, Params, kThreads>);
+    if (wanted({cell, registers, Regime::kWholeGpu, false, Meeting::kMailbox}))
+      f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughMailbox>, Params, kFewerThreads>);
     if constexpr (registers == kSplitRegisters)
-      if (wanted(cell, registers, Regime::kWholeGpu, true))
+      if (wanted({cell, registers, Regime::kWholeGpu, true, kFlag}))
         f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughL2InPieces>, Params, kThreads>);
-    if (wanted(cell, registers, Regime::kStack, false))
-      f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughStack>, Params, kStackThreads>);
+    if (wanted({cell, registers, Regime::kStack, false, kFlag}))
+      f(persistent_kernel<Kernel<Cell, Multiplier, S, ThroughStack>, Params, kFewerThreads>);
   }
 };
 
@@ -73,8 +87,8 @@ Result launch_persistent(const Params& p, void* stream, const char* name) {
   shape.cooperative = p.plan.regime == Regime::kWholeGpu || p.plan.regime == Regime::kStack;
   Result result{Status::kUnknownCell, 0, name};
   Instances::visit(
-      [&](int cell, int registers, Regime regime, bool split) {
-        return cell == p.cell && registers == t.weight_registers() && regime == p.plan.regime && split == t.is_split();
+      [&](const Instance& i) {
+        return i == Instance{p.cell, t.weight_registers(), p.plan.regime, t.is_split(), p.plan.meeting};
       },
       [&](auto kernel) { result = launch_result(dev::launch<Params>(kernel, shape, p, stream), name); });
   return result;
@@ -82,7 +96,7 @@ Result launch_persistent(const Params& p, void* stream, const char* name) {
 template <class Instances>
 Result prepare_persistent(int shared_bytes) {
   Result result;
-  Instances::visit([](int, int, Regime, bool) { return true; },
+  Instances::visit([](const Instance&) { return true; },
                    [&](auto kernel) {
                      if (result.ok())
                        result = launch_result(dev::allow_shared_memory(kernel, shared_bytes), "prepare_device");

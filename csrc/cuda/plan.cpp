@@ -46,6 +46,9 @@ int64_t exchange_gate_width(const Request& r) {
   return ceil_div(r.hidden, chunk) * chunk;
 }
 int64_t exchange_width(const Request& r) { return exchange_gate_width(r) * (r.backward ? r.gates : 1); }
+int64_t mailbox_bytes(const Request& r, int runs) {
+  return (r.steps + 1) * runs * r.batch * exchange_width(r) * size_of(r.dtype);
+}
 
 namespace {
 
@@ -69,12 +72,14 @@ bool is_possible(Regime regime, int64_t blocks, int runs, const GpuInfo& gpu) {
 
 // What a block needs: weights, the operand of two steps, two tiles of it or the pieces under way; the slices' sums; for
 // each tile the cell's state; the biases. Before the first step weights pass through shared memory.
-int64_t shared_bytes(const Tiling& t, const Request& r, Regime regime) {
+int64_t shared_bytes(const Tiling& t, const Request& r, Regime regime, Meeting meeting) {
   const int64_t kept = t.is_split() ? t.weight_bytes() : 0;
   const auto staging = [&](int64_t depth_tiles) { return t.warps() * 8 * (depth_tiles * 32 + 16); };
   const bool through_l2 = regime == Regime::kWholeGpu || regime == Regime::kStack;
-  const int64_t operand_tiles =
-      through_l2 ? (t.is_split() ? kPieceStages * t.part_tiles : std::min(2, t.tiles)) : 2 * int64_t{t.tiles};
+  const int64_t operand_tiles = t.is_split()                   ? kPieceStages * t.part_tiles
+                                : meeting == Meeting::kMailbox ? 2
+                                : through_l2                   ? std::min(2, t.tiles)
+                                                               : 2 * int64_t{t.tiles};
   const int64_t sums = int64_t{t.sum_tiles} * t.warps() * t.row_tiles * 4 * 32 * 4;
   const int64_t state = int64_t{t.tiles} * t.unit_warps * (t.warp_units / 8) * 2 * 32 * 4;
   const int64_t biases = r.backward ? 0 : t.unit_warps * t.row_tiles * 16 * 4;
@@ -119,6 +124,12 @@ void for_each_cut(const Request& r, Multiplier multiplier, const GpuInfo& gpu, c
   }
 }
 
+// Pieces of an operand are too small for a thread to have several loads of them under way.
+bool can_have_mailbox(const Tiling& t, const Request& r, int runs, Multiplier multiplier) {
+  return !t.is_split() && mailbox_bytes(r, runs) <= kMostMailboxBytes &&
+         t.threads() <= most_threads(t.weight_registers(), r.backward, multiplier == Multiplier::kFma, true);
+}
+
 // Calls f with every plan that the GPU can run with this many runs in a launch: registers, shared memory, and all
 // blocks that wait for each other at once.
 template <class F>
@@ -128,9 +139,18 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
   for_each_cut(r, multiplier, gpu, [&](Tiling t) {
     const int64_t blocks = ceil_div(r.hidden, int64_t{t.unit_warps} * t.warp_units);
     t.group_blocks = static_cast<int>(blocks);
-    for (const Regime regime : {Regime::kOneSm, Regime::kCluster, Regime::kWholeGpu, Regime::kStack}) {
+    constexpr struct {
+      Regime regime;
+      Meeting meeting;
+    } kKinds[] = {{Regime::kOneSm, {}},
+                  {Regime::kCluster, {}},
+                  {Regime::kWholeGpu, Meeting::kFlag},
+                  {Regime::kWholeGpu, Meeting::kMailbox},
+                  {Regime::kStack, Meeting::kFlag}};
+    for (const auto [regime, meeting] : kKinds) {
       if ((regime == Regime::kStack) != r.stacked || (t.is_split() && regime != Regime::kWholeGpu)) continue;
       if (!is_possible(regime, blocks, runs, gpu)) continue;
+      if (meeting == Meeting::kMailbox && !can_have_mailbox(t, r, runs, multiplier)) continue;
       const auto fits = [&](int64_t tiles) {
         t.tiles = static_cast<int>(tiles);
         t.sum_tiles = t.slices > 1 ? t.tiles : 0;
@@ -138,9 +158,9 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
           t.part_tiles = std::min(t.tiles, most_tiles(multiplier));
           t.sum_tiles = static_cast<int>(ceil_div(std::min(t.tiles, t.slices), t.part_tiles)) * t.part_tiles;
         }
-        t.shared_bytes = shared_bytes(t, r, regime);
+        t.shared_bytes = shared_bytes(t, r, regime, meeting);
         while (t.is_split() && t.sum_tiles > t.part_tiles && t.shared_bytes > gpu.shared_per_block_optin)
-          t.sum_tiles -= t.part_tiles, t.shared_bytes = shared_bytes(t, r, regime);
+          t.sum_tiles -= t.part_tiles, t.shared_bytes = shared_bytes(t, r, regime, meeting);
         return t.shared_bytes <= gpu.shared_per_block_optin;
       };
       int64_t tiles = ceil_div(sequence_tiles, std::min(sequence_tiles, slots(blocks * runs, regime, gpu)));
@@ -150,7 +170,9 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
       if (!fits(tiles)) continue;
       t.groups = static_cast<int>(ceil_div(sequence_tiles, tiles));
       if (t.groups > kMostGroups) continue;
-      f(Plan{regime, multiplier, t, runs, persistent_microseconds(r, t, runs, regime, multiplier, gpu), ""});
+      Plan plan{regime, multiplier, t, runs, meeting, 0, ""};
+      plan.microseconds = persistent_microseconds(r, plan, gpu);
+      f(plan);
     }
   });
 }
@@ -255,7 +277,8 @@ std::string describe(const Plan& p) {
       p.regime == Regime::kOneSm     ? "W_hh in one SM"
       : p.regime == Regime::kCluster ? "W_hh in a cluster, distributed shared memory"
       : p.regime == Regime::kStack   ? "W_ih and W_hh across SMs, flag barriers through L2"
-                                     : "W_hh across SMs, flag barrier through L2",
+      : p.meeting == Meeting::kFlag  ? "W_hh across SMs, flag barrier through L2"
+                                     : "W_hh across SMs, mailbox in L2",
       runs, t.groups, t.groups == 1 ? "" : "s", t.group_blocks, t.group_blocks == 1 ? "" : "s", t.tiles * 8,
       t.threads(), t.unit_warps * t.warp_units, t.slices, t.slices == 1 ? "" : "s",
       t.is_split() ? ", a part of the weights in shared memory" : "", static_cast<long long>(t.shared_bytes),

@@ -25,8 +25,14 @@ enum class Regime {
   kGeneral,   // a GEMM and a pointwise kernel per step; any size
   kOneSm,     // persistent: a block holds all of W_hh and owns some sequences; blocks do not meet
   kCluster,   // persistent: the blocks of a cluster share W_hh and write into each other's shared memory (from 9.0 on)
-  kWholeGpu,  // persistent: the blocks of a group share W_hh, exchange through L2 and meet at a flag every step
+  kWholeGpu,  // persistent: the blocks of a group share W_hh and exchange through L2 every step
   kStack,     // the same for all layers at once, as a wavefront: groups hold W_ih too, and hand on what they compute
+};
+
+// How the blocks of a group exchange through L2.
+enum class Meeting {
+  kFlag,     // they write, raise a flag, wait for the others', and read
+  kMailbox,  // they read until all is there: every step has a place of its own, which no other has used
 };
 
 // How the persistent kernels multiply.
@@ -82,8 +88,9 @@ constexpr int kMostRuns = 8;
 struct Plan {
   Regime regime = Regime::kGeneral;
   Multiplier multiplier = Multiplier::kTensorCores;
-  Tiling tiling;            // of a persistent regime
-  int runs = 1;             // that share a launch, on SMs of their own; else each has one, after the other
+  Tiling tiling;                     // of a persistent regime
+  int runs = 1;                      // that share a launch, on SMs of their own; else each has one, after the other
+  Meeting meeting = Meeting::kFlag;  // through L2
   double microseconds = 0;  // expected of a launch's step, without the products over all rows; a model, not measured
   const char* reason = "";  // why not a persistent regime
 };
@@ -109,14 +116,23 @@ std::string describe(const Plan& plan);
 // Widths in elements of one sequence's row in what blocks exchange: a gate's part, padded to 16 bytes, and all of it.
 int64_t exchange_gate_width(const Request& r);
 int64_t exchange_width(const Request& r);
+// What a mailbox takes for so many runs: a place for every step, and one that backward's product for h0 reads. It is
+// filled by the call and read once, so the more of it there is, the less stays in L2; the planner takes a flag beyond
+// this.
+int64_t mailbox_bytes(const Request& r, int runs);
+constexpr int64_t kMostMailboxBytes = 256 << 20;
 
 // Registers in which a thread holds weights, and how many threads a block may have so that the kernel does not spill:
-// its launch bounds. Tensor cores in forward need the fewest others, a stack two addresses more.
+// its launch bounds. Tensor cores in forward need the fewest others; a stack has two addresses more, a mailbox what is
+// on its way (`more`).
 constexpr int kWeightRegisters[] = {64, 128};
 constexpr int kSplitRegisters = 128;  // where more weights are in shared memory
-LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma, bool stacked) {
-  return weight_registers > 64 ? 256 : backward || fma || stacked ? 384 : 512;
+LF_HOST_DEVICE constexpr int most_threads(int weight_registers, bool backward, bool fma, bool more) {
+  return weight_registers > 64 ? 256 : backward || fma || more ? 384 : 512;
 }
+
+// Loads of 16 bytes that a thread has under way while it waits for a mailbox, as registers allow.
+LF_HOST_DEVICE constexpr int loads_under_way(int weight_registers) { return weight_registers > 64 ? 4 : 2; }
 
 // Descriptions of GPUs by name, for explain() and tests; null if unknown.
 std::vector<std::string> gpu_names();

@@ -107,7 +107,7 @@ extern const StepKernels kStepKernelsFloat32, kStepKernelsFloat64, kStepKernelsF
 const StepKernels& step_kernels(DType dtype);
 
 Result upload_offsets(const UploadOffsets& args, void* stream);
-Result clear_memory(void* p, size_t bytes, void* stream);
+Result fill_memory(void* p, int byte, size_t bytes, void* stream);
 Result most_shared_memory(int* bytes);  // that a block of the current device may ask for
 
 }  // namespace lstmfast::cuda

@@ -34,6 +34,13 @@ T shuffle_xor(T v, int mask) {
   });
 }
 
+inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t from) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  uint32_t x = 0;
+  for (unsigned i = 0; i < 4; i++) x |= static_cast<uint32_t>(bytes >> (from >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return x;
+}
+
 template <int bytes>
 void check_alignment(const void* p) {
   if (reinterpret_cast<uintptr_t>(p) % bytes) emulation::fail("misaligned access");
@@ -145,6 +152,10 @@ inline void load_matrices(uint32_t (&r)[4], const void* row) {
   std::memcpy(r, words.at, sizeof r);
 }
 
+struct alignas(16) Words {
+  uint32_t at[4];
+};
+
 // ---- between blocks
 inline void copy_async16(void* shared, const void* global) { emulation::copy_async(shared, global, 16); }
 inline void commit_copies() { emulation::commit_copies(); }
@@ -155,12 +166,21 @@ void wait_copies() {
 inline void add_release(uint32_t* flag, uint32_t value) { emulation::add_release(flag, value); }
 inline void wait_acquire(const uint32_t* flag, uint32_t value) { emulation::wait_acquire(flag, value); }
 
+inline void store_relaxed(uint32_t* p, uint32_t x) { emulation::store_relaxed(p, x); }
+inline Words load_relaxed(const uint32_t* p) {
+  check_alignment<16>(p);
+  Words x;
+  for (int i = 0; i < 4; i++) x.at[i] = emulation::load_relaxed(p + i);
+  return x;
+}
+template <class F>
+void poll(const F& round) {
+  emulation::poll(round);
+}
+
 inline unsigned cluster_rank() { return emulation::self().block->cluster_rank; }
 inline void cluster_arrive() { emulation::arrive_at_cluster(); }
 inline void cluster_wait() { emulation::wait_for_cluster(); }
-struct alignas(16) Words {
-  uint32_t at[4];
-};
 inline void store_remote(void* local, const Words& x, unsigned rank) {
   if (reinterpret_cast<uintptr_t>(local) % 16) emulation::fail("misaligned store to another block");
   *static_cast<Words*>(static_cast<void*>(emulation::map_shared(static_cast<unsigned char*>(local), rank))) = x;

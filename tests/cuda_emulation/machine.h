@@ -141,6 +141,7 @@ struct Thread {
   unsigned index = 0;
   Warp* warp = nullptr;
   const volatile uint32_t* waits_for = nullptr;
+  const uint32_t* unsent = nullptr;  // of the words that it polls, one that was not there
   uint32_t wait_value = 0;
   bool wait_while_less = false;  // else: while equal
   const char* where = "start";
@@ -289,6 +290,28 @@ inline void add_release(uint32_t* flag, uint32_t value) {
 inline void wait_acquire(const uint32_t* flag, uint32_t value) {
   wait("flag", flag, value, true);
   order::acquire(const_cast<uint32_t*>(flag));
+}
+
+// ---- words that are polled until they differ from what memory was filled with
+constexpr uint32_t kUnsent = 0xffffffff;
+
+inline void store_relaxed(uint32_t* p, uint32_t x) { __atomic_store_n(p, x, __ATOMIC_RELAXED); }
+inline uint32_t load_relaxed(const uint32_t* p) {
+  const uint32_t x = __atomic_load_n(p, __ATOMIC_RELAXED);
+  const order::Unseen unseen;
+  if (x == kUnsent) self().unsent = p;
+  return x;
+}
+// A round that has found all it looks for says so. Else it can only find more when a word has changed.
+template <class F>
+void poll(const F& round) {
+  while (!round()) {
+    const order::Unseen unseen;
+    const uint32_t* p = self().unsent;
+    if (!p) fail("polls what is there");
+    self().unsent = nullptr;
+    wait("mailbox", p, kUnsent, false);
+  }
 }
 
 // ---- asynchronous copies

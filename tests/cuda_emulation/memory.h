@@ -75,7 +75,9 @@ inline void encode(DType dtype, double x, void* p) {
       *static_cast<float*>(p) = static_cast<float>(x);
       return;
     case DType::kBFloat16:
-      *static_cast<uint16_t*>(p) = cuda::dev::to_bfloat16(static_cast<float>(x));
+      // A NaN keeps its bits, as it does in the other types.
+      *static_cast<uint16_t*>(p) = x != x ? static_cast<uint16_t>(cuda::dev::bits_of(static_cast<float>(x)) >> 16)
+                                          : cuda::dev::to_bfloat16(static_cast<float>(x));
       return;
     case DType::kFloat16:
       *static_cast<uint16_t*>(p) = cuda::dev::to_float16(static_cast<float>(x));

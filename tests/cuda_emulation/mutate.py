@@ -30,7 +30,7 @@ FLAGS += ["-DLSTMFAST_EMULATED_CELLS=portable::LstmCell"]  # one cell is enough,
 class Mutation(NamedTuple):
     name: str
     # what runs: "persistent" kernels, those with weights "split", only those with "tf32", these watched for "order",
-    # the "general" path
+    # those of 16-bit elements ("half"), the "general" path
     test: str
     file: str  # in csrc/cuda
     quick: bool

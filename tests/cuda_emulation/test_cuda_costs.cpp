@@ -2,6 +2,7 @@
 #define LSTMFAST_EMULATION_MAIN
 #include "bench/costs/rounds.cuh"
 #include "cpp/check.h"
+#include "memory.h"
 
 using namespace lstmfast::cuda;
 using costs::Rounds;
@@ -10,12 +11,15 @@ namespace {
 
 constexpr int kThreads = 64, kBlocks = 8, kRounds = 5;
 
-std::vector<float> run(void (*kernel)(Rounds), int group, int bytes, dev::Launch launch) {
+std::vector<float> run(void (*kernel)(Rounds), int group, int bytes, dev::Launch launch, bool in_mailbox = false) {
   launch.blocks = kBlocks, launch.threads = kThreads;
   std::vector<float> sums(kBlocks * kThreads, -1);
-  std::vector<unsigned char> meet(static_cast<size_t>(2 * kBlocks * bytes));
-  std::vector<uint32_t> flags(kBlocks * costs::kFlagStride);
-  const Rounds p{kRounds, bytes, group, meet.data(), flags.data(), sums.data()};
+  const int unsent = in_mailbox ? kUnsentByte : 0;
+  const lstmfast::GuardedMemory meet(
+      static_cast<size_t>((in_mailbox ? kRounds * (kBlocks / group) : 2 * kBlocks) * bytes));
+  std::memset(meet.data(), unsent, meet.size());
+  std::vector<uint32_t> flags(kBlocks * kFlagStride);
+  const Rounds p{kRounds, bytes, group, reinterpret_cast<unsigned char*>(meet.data()), flags.data(), sums.data()};
   CHECK(dev::launch<Rounds>(kernel, launch, p, nullptr) == 0);
   return sums;
 }
@@ -40,6 +44,8 @@ int main() {
         dev::Launch cooperative, cluster;
         cooperative.cooperative = true, cooperative.shared_bytes = static_cast<size_t>(bytes);
         check_exchange(run(costs::through_l2, group, bytes, cooperative), group, bytes);
+        cooperative.shared_bytes *= 2;
+        check_exchange(run(costs::through_mailbox, group, bytes, cooperative, true), group, bytes);
         cluster.cluster = static_cast<unsigned>(group), cluster.shared_bytes = static_cast<size_t>(2 * bytes);
         check_exchange(run(costs::through_cluster, group, bytes, cluster), group, bytes);
       }

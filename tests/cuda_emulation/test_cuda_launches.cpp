@@ -77,15 +77,19 @@ class LstmCall {
 };
 
 // The context in which the call runs in a regime.
-Context in(Regime regime, const LstmCall& call, bool backward) {
+Context in(Regime regime, const LstmCall& call, bool backward, Meeting meeting = Meeting::kFlag) {
   Context c;
   c.gpu = *gpu_named("H200");
   c.blas = {counting_gemm, nullptr};
   c.persistent = regime != Regime::kGeneral;
   const int most = candidates(request_for(call.params(), 1, false, c, backward), c.gpu);
+  const auto is_wanted = [&] {
+    const Plan plan = plan_for(call.params(), 1, false, c, backward);
+    return plan.regime == regime && plan.meeting == meeting;
+  };
   for (c.candidate = 0; c.persistent && c.candidate < most; c.candidate++)
-    if (plan_for(call.params(), 1, false, c, backward).regime == regime) break;
-  CHECK(plan_for(call.params(), 1, false, c, backward).regime == regime);
+    if (is_wanted()) break;
+  CHECK(is_wanted());
   return c;
 }
 
@@ -113,6 +117,12 @@ int main() {
       check("backward", regime, steps, call.backward(in(regime, call, true)),
             general ? Counts{steps - 1 + 5 - sorts, steps + 2 + sorts, 0} : Counts{4 - sorts, 3 + sorts, clears});
     }
+    LstmCall call(steps, true);
+    constexpr Regime kRegime = Regime::kWholeGpu;
+    check("forward by mailbox", kRegime, steps, call.forward(in(kRegime, call, false, Meeting::kMailbox)), {1, 1, 1});
+    const int64_t sorts = steps == 1;
+    check("backward by mailbox", kRegime, steps, call.backward(in(kRegime, call, true, Meeting::kMailbox)),
+          {4 - sorts, 3 + sorts, 1});
     LstmCall stateless(steps, false);
     check("forward without a state", Regime::kGeneral, steps, stateless.forward(in(Regime::kGeneral, stateless, false)),
           {1 + steps, steps + 1, 0});

@@ -25,6 +25,8 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
     if (t.slices > 1) s += ", slices";
     if (t.tiles > 1) s += ", tiles";
     if (t.groups > 1) s += ", groups";
+    const bool mailed = plan.meeting == cuda::Meeting::kMailbox;
+    if (mailed) s += ", mailbox";
     seen[s]++;
     const std::string where =
         (backward ? "backward" : "forward") + std::string(kRegimes[static_cast<int>(plan.regime)]);
@@ -35,6 +37,19 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
       seen["both directions at once, " + where]++;
     }
     if (problem.projection) seen["projection, " + where]++;
+    if (mailed) {
+      const std::string which = backward ? "mailbox, backward" : "mailbox, forward";
+      seen[which + (plan.multiplier == cuda::Multiplier::kFma ? ", fma"
+                    : size_of(problem.dtype) == 2             ? ", 16"
+                                                              : ", 32")]++;
+      seen[which + (problem.sizes.empty() ? ", padded" : ", packed")]++;
+      seen[which + (problem.h0.empty() ? ", no state" : ", a state")]++;
+      seen[which + ", cell " + std::to_string(problem.cell)]++;
+      if (plan.runs > 1) seen[which + ", directions"]++;
+      if (t.tiles > 1) seen[which + ", tiles"]++;
+      if (t.groups > 1) seen[which + ", groups"]++;
+      if (t.slices > 1) seen[which + ", slices"]++;
+    }
     if (!t.is_split()) continue;
     const std::string split = backward ? "split, backward" : "split, forward";
     seen[split + (plan.multiplier == cuda::Multiplier::kFma ? ", fma" : ", mma")]++;
@@ -59,6 +74,28 @@ void check_split(std::mt19937_64& random, std::map<std::string, int>& seen) {
     for (const char* kind :
          {", fma", ", mma", ", slices", ", one slice", ", an odd tile", ", several rounds", ", packed"})
       CHECK(seen[std::string("split, ") + direction + kind] > 0);
+}
+
+// Every way to exchange, in every type; in a cell without activations NaNs are handed on bit by bit.
+void check_without_numbers(std::mt19937_64& random) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16})
+    for (const bool tf32 : {false, true})
+      for (const char* cell : {"LSTM", "LSTM_LINEAR"}) {
+        if (tf32 && dtype != DType::kFloat32) continue;
+        int mailed = 0;
+        for (int candidate = 0; candidate < 12; candidate++) {
+          const RandomCall call = call_without_numbers(random, dtype, cell);
+          Run run;
+          draw_run(random, run, tf32);
+          run.context.gpu.sm_count = 8, run.context.candidate = candidate;
+          ForwardParams like;
+          like.cell = call.runs[0].cell, like.dtype = dtype;
+          like.shape.steps = 3, like.shape.batch = 9, like.shape.hidden = 33;
+          mailed += cuda::plan_for(like, 1, false, run.context, false).meeting == cuda::Meeting::kMailbox;
+          check_call(call, run);
+        }
+        CHECK(mailed > 0);
+      }
 }
 
 // The same call has the same bits in every schedule.
@@ -115,6 +152,7 @@ int main(int argc, char** argv) {
     worst = std::max(worst, check_call(call, run));
   }
   if (only < 0) check_split(random, seen);
+  if (only < 0) check_without_numbers(random);
   for (const auto& [plan, n] : seen) std::printf("%5d  %s\n", n, plan.c_str());
   std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
   // Nothing that is to be covered here goes without.
@@ -125,6 +163,10 @@ int main(int argc, char** argv) {
   for (const char* direction : {"forward", "backward"})
     for (const char* kind : {", dropout", ", packed", ", padded"})
       CHECK(count < 300 || only >= 0 || seen[std::string("stack, ") + direction + ", stack" + kind] > 4);
+  for (const char* direction : {"forward", "backward"})
+    for (const char* kind : {", fma", ", 16", ", 32", ", padded", ", packed", ", no state", ", a state", ", directions",
+                             ", tiles", ", groups", ", slices", ", cell 0", ", cell 1", ", cell 2"})
+      CHECK(count < 300 || only >= 0 || seen[std::string("mailbox, ") + direction + kind] > 0);
   Run run;
   const bool tf32 = false;
   draw_run(random, run, tf32);

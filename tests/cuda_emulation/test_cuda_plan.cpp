@@ -35,6 +35,11 @@ void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
   CHECK((p.regime == Regime::kStack) == (t.own_slice > 0) && (p.regime != Regime::kStack || r.stacked));
   CHECK(p.regime != Regime::kStack || (gpu.cooperative && p.runs == r.runs && p.runs * t.blocks() <= gpu.sm_count));
   CHECK(p.regime != Regime::kWholeGpu || (gpu.cooperative && p.runs * t.blocks() <= gpu.sm_count));
+  CHECK(p.meeting == Meeting::kFlag || p.regime == Regime::kWholeGpu);
+  if (p.meeting == Meeting::kMailbox) {
+    CHECK(!t.is_split() && mailbox_bytes(r, p.runs) <= kMostMailboxBytes);
+    CHECK(t.threads() <= most_threads(t.weight_registers(), r.backward, p.multiplier == Multiplier::kFma, true));
+  }
   // Everything is covered: the units, the depth and the sequences; and no group is without work.
   CHECK(static_cast<int64_t>(t.group_blocks) * t.unit_warps * t.warp_units >= r.hidden);
   CHECK(static_cast<int64_t>(t.group_blocks - 1) * t.unit_warps * t.warp_units < r.hidden);
@@ -98,12 +103,12 @@ Regime regime(const char* gpu, DType dtype, int64_t batch, int64_t hidden, bool 
 void choices() {
   for (const char* gpu : {"A100", "RTX 4090", "H100", "H200", "B200"})
     for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
-      CHECK(regime(gpu, dtype, 16, 64) == Regime::kOneSm);
       // GeForce cards multiply slowly: more SMs may help even where one is enough.
       const bool clusters = gpu_named(gpu)->major >= 9, slow = std::string(gpu).find("RTX") == 0;
+      CHECK(regime(gpu, dtype, 16, 64) == (slow ? Regime::kWholeGpu : Regime::kOneSm));
       CHECK(regime(gpu, dtype, 64, 128, true) == (slow ? Regime::kWholeGpu : Regime::kOneSm));
-      CHECK(regime(gpu, dtype, 64, 128) == (clusters ? Regime::kCluster : slow ? Regime::kWholeGpu : Regime::kOneSm));
-      CHECK(regime(gpu, dtype, 1, 256) == (clusters ? Regime::kCluster : Regime::kWholeGpu));
+      CHECK(regime(gpu, dtype, 64, 128) == (clusters ? Regime::kCluster : Regime::kWholeGpu));
+      CHECK(regime(gpu, dtype, 1, 256) == Regime::kWholeGpu);  // more SMs than a cluster has
       CHECK(regime(gpu, dtype, 1, 1024) == Regime::kWholeGpu);
       CHECK(regime(gpu, dtype, 16, 1024, true) == Regime::kWholeGpu);
       CHECK(regime(gpu, dtype, 1, 4096) == Regime::kGeneral);  // does not fit into all registers
@@ -156,6 +161,32 @@ void split_weights() {
   }
   CHECK(plan("A100", DType::kFloat32, 1, 1024, false).tiling.is_split());          // 16 MiB, of which 13 in registers
   CHECK(plan("A100", DType::kFloat32, 1, 1024, true).regime == Regime::kGeneral);  // the operand is four times as wide
+}
+
+// Both ways to exchange through L2 are there to be measured, and a mailbox has its limit.
+void mailboxes() {
+  const GpuInfo& gpu = *gpu_named("H200");
+  const auto count = [&](const Request& r, Meeting meeting) {
+    int found = 0;
+    for (int i = 0; i < candidates(r, gpu); i++) {
+      const Plan p = make_plan(r, gpu, i);
+      found += p.regime == Regime::kWholeGpu && !p.tiling.is_split() && p.meeting == meeting;
+    }
+    return found;
+  };
+  for (const bool backward : {false, true})
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat32}) {
+      Request r{backward, 4, dtype, true, 16, 512, 0};
+      CHECK(count(r, Meeting::kFlag) > 0 && count(r, Meeting::kMailbox) > 0);
+      CHECK(make_plan(r, gpu).meeting == Meeting::kMailbox);
+      // A place for every step and one more, of 16 sequences x 512 elements, times four gates going backward.
+      const int64_t place = 16 * 512 * size_of(dtype) * (backward ? 4 : 1);
+      r.steps = kMostMailboxBytes / place - 1;
+      CHECK(mailbox_bytes(r, 1) == kMostMailboxBytes && count(r, Meeting::kMailbox) > 0);
+      r.steps++;
+      CHECK(mailbox_bytes(r, 1) > kMostMailboxBytes && count(r, Meeting::kMailbox) == 0);
+      CHECK(make_plan(r, gpu).meeting == Meeting::kFlag);
+    }
 }
 
 // Both directions go on at once where they fit, which is never slower by the model: half of the SMs are enough for
@@ -253,7 +284,8 @@ void expectations() {
       const Request r{e.backward, 4, e.dtype, e.tf32, kExpectedBatches[i], e.hidden, 0};
       const Plan p = make_plan(r, gpu);
       const char letter = "dabc"[static_cast<int>(p.regime)], expected = e.regimes[i];
-      const double most = e.microseconds[i] + (expected == 'c' ? kFlag : expected == 'd' ? kLaunch : 0);
+      const bool at_flag = expected == 'c' && p.meeting == Meeting::kFlag;
+      const double most = e.microseconds[i] + (at_flag ? kFlag : expected == 'd' ? kLaunch : 0);
       const double factor = p.microseconds / most;
       const bool is_close = factor <= kFactor && factor >= 1 / kFactor;
       const Regime wanted = static_cast<Regime>(std::string("dabc").find(expected));
@@ -276,20 +308,41 @@ void counted_steps() {
   t.row_tiles = 2, t.depth_tiles = 4, t.slices = 1, t.unit_warps = 8, t.warp_units = 8, t.group_blocks = 1;
   t.groups = 1, t.tiles = 1;
   const Request r{false, 4, DType::kBFloat16, false, 8, 64, 0};
-  const auto cycles = [&](const Request& q, Regime regime, Multiplier m = Multiplier::kTensorCores) {
-    return persistent_microseconds(q, t, 1, regime, m, gpu) * 1830;
+  const auto cycles = [&](const Request& q, Regime regime, Multiplier m = Multiplier::kTensorCores,
+                          Meeting meeting = Meeting::kFlag) {
+    return persistent_microseconds(q, {regime, m, t, 1, meeting}, gpu) * 1830;
   };
   CHECK_NEAR(cycles(r, Regime::kOneSm), 2 * 8 * 6.4 + 40 + 64 * 8 * (.46 + .65), 1e-9);
   // The exchange of 8 sequences x 64 units x 2 bytes.
   const double alone = 2 * 8 * 6.4 + 200 + 40 + 64 * 8 * .46;
   CHECK_NEAR(cycles(r, Regime::kCluster), alone + 400 + 1024. / 14, 1e-9);
   CHECK_NEAR(cycles(r, Regime::kWholeGpu), alone + 1500 + 2 * 40 + 1024. / 48, 1e-9);
+  // A mailbox has no barrier before it. It is filled, 101 places for 100 steps, at 17.3 bytes for each of 132 SMs.
+  const auto mailed = [&](const Request& q, const Tiling& tiling) {
+    const Plan plan{Regime::kWholeGpu, Multiplier::kTensorCores, tiling, 1, Meeting::kMailbox};
+    return persistent_microseconds(q, plan, gpu) * 1830;
+  };
+  const double filled = 1.01 / (17.3 * 132);
+  CHECK_NEAR(mailed(r, t), alone + 660 + 40 + 1024. / 48 + 1024 * filled, 1e-9);
+  // Of two tiles, the second is not on its way before the first is multiplied; nor is a second round of 256 x 2 loads
+  // of 16 bytes before the first is there. Of nine sequences, nine are received.
+  Tiling two = t;
+  two.tiles = 2;
+  CHECK_NEAR(mailed({false, 4, DType::kBFloat16, false, 9, 64, 0}, two) - 9 * 128 * filled,
+             2 * 2 * 8 * 6.4 + 200 + 40 + 64 * 16 * .46 + std::max(660., 64 * 16 * .65) + 2 * 40 + 263 + 9 * 128. / 48,
+             1e-9);
+  CHECK_NEAR(mailed({false, 4, DType::kBFloat16, false, 8, 1024, 0}, t),
+             alone + 660 + 40 + 263 + 8 * 2048. / 48 + 8 * 2048 * filled, 1e-9);
+  // Where L2 cannot keep it, the first look at a place takes longer: half of 60 MiB is more than 40.
+  Request large{false, 4, DType::kBFloat16, false, 8, 64, 0};
+  large.steps = 50000;
+  CHECK_NEAR(mailed(large, t), alone + 660 + 40 + 240 + 1024. / 48 + 1024 * (50001. / 50000) / (17.3 * 132), 1e-9);
   // W_hh in shared memory too: 8 warps x 8 tiles of 2 x 512 bytes, once for both tiles of sequences, beside 8 x 12 x
   // 256 bytes of the operand for each, take longer at 128 than 2 x 2 x 24 mma. Three pieces, once for both tiles.
   Tiling split = t;
   split.shared_tiles = 8, split.tiles = 2, split.part_tiles = 2, split.sum_tiles = 2;
   const double reads = (8 * 8 * 2 * 512 + 2 * 8 * 12 * 256) / 128.;
-  CHECK_NEAR(persistent_microseconds(r, split, 1, Regime::kWholeGpu, Multiplier::kTensorCores, gpu) * 1830,
+  CHECK_NEAR(persistent_microseconds(r, {Regime::kWholeGpu, Multiplier::kTensorCores, split}, gpu) * 1830,
              reads + 200 + 40 + 64 * 16 * .46 + 40 + 2 * (8 * 2 + 4) + 1500 + 4 * 40 + 2 * 8 * 3 * 128 / 48., 1e-9);
   // One row tile for each read of the operand: 12 warps x 4 x 256 bytes at 128 take longer than 3 x 4 mma.
   t.row_tiles = 1, t.unit_warps = 12;
@@ -311,7 +364,9 @@ void counted_steps() {
 void words() {
   const GpuInfo& gpu = *gpu_named("H200");
   CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 64, 0}, gpu)).find("one SM") != std::string::npos);
-  CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 256, 0}, gpu)).find("cluster") != std::string::npos);
+  CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 128, 0}, gpu)).find("cluster") != std::string::npos);
+  CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 256, 0}, gpu)).find("mailbox") != std::string::npos);
+  CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 1, 2048, 0}, gpu)).find("flag") != std::string::npos);
   CHECK(describe(make_plan({false, 4, DType::kBFloat16, false, 16, 1024, 0}, gpu)).find("across SMs") !=
         std::string::npos);
   CHECK(describe(make_plan({false, 4, DType::kFloat64, false, 16, 512, 0}, gpu)).find("float64") != std::string::npos);
@@ -360,6 +415,7 @@ int main(int argc, char** argv) {
   everything_that_is_planned_can_run();
   choices();
   split_weights();
+  mailboxes();
   directions();
   layers();
   expectations();

@@ -13,8 +13,8 @@ __global__ void __launch_bounds__(kThreads) upload_offsets_kernel(UploadOffsets 
 Result upload_offsets(const UploadOffsets& args, void* stream) {
   return launch_result(dev::launch(upload_offsets_kernel, dev::Launch{1, kThreads}, args, stream), "upload_offsets");
 }
-Result clear_memory(void* p, size_t bytes, void* stream) {
-  return launch_result(dev::set_memory(p, 0, bytes, stream), "clear_memory");
+Result fill_memory(void* p, int byte, size_t bytes, void* stream) {
+  return launch_result(dev::set_memory(p, byte, bytes, stream), "fill_memory");
 }
 
 Result most_shared_memory(int* bytes) { return launch_result(dev::most_shared_memory(bytes), "prepare_device"); }
