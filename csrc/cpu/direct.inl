@@ -4,6 +4,7 @@
 // summed in a pack of partial sums that is reduced at the end. That costs some arithmetic, and reads each weight once.
 #pragma once
 #include "pack.inl"
+#include "plan.h"
 
 namespace lstmfast::LF_ISA {
 
@@ -171,47 +172,64 @@ struct OuterProduct {
   const C* factors(int64_t k) const { return g + k / kPanel<C> * stride + k % kPanel<C>; }
 };
 
-// M rows of dst (null: of padding), a panel's width of them from column `col` on. `next` are fetched meanwhile, a line
-// for each row of x: a store waits for its line to come from L3.
-template <int M, class C, class S>
-LF_INLINE void outer_tile(const OuterProduct<C, S>& p, const C* const (&factors)[M], S* const (&to)[M],
-                          const S* const (&next)[M], int64_t col) {
+// A row of dst, a panel's width of it, of which `left` columns exist. `next` is fetched meanwhile.
+template <class C, class S>
+LF_INLINE void outer_row(const OuterProduct<C, S>& p, int64_t k, S* to, const S* next, int64_t col) {
   constexpr int n = kLanes<C>;
   const int64_t left = p.cols - col;
-  if constexpr (M == 1)
-    for (int j = 0; j < kTileCols; j++) __builtin_prefetch(next[0] + j * n, 1);
-  const auto sums = [&](Tile<C, M>& result, auto load_pack) {
-    Tile<C, M> acc = {};
+  const C* const factors = p.factors(k);
+  for (int j = 0; j < kTileCols; j++) __builtin_prefetch(next + j * n, 1);
+  Vec<C> sum[kTileCols] = {};
+  const auto add_up = [&](auto load_pack) {
     for (int64_t i = 0; i < p.count; i++) {
-      const auto [x, in_g] = p.rows[i];
-      if constexpr (M > 1) __builtin_prefetch(next[i / kTileCols % M] + i % kTileCols * n, 1);
-      Vec<C> pack[kTileCols];
+      const Vec<C> factor = splat(factors[p.rows[i].in_g]);
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileCols; j++) pack[j] = shared<M, M * kTileCols, kTileCols>(load_pack(x + col, j));
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m++) {
-        const Vec<C> factor = splat(factors[m][in_g]);
-#pragma GCC unroll 4
-        for (int j = 0; j < kTileCols; j++) acc[m][j] += factor * pack[j];
-      }
+      for (int j = 0; j < kTileCols; j++) sum[j] += factor * load_pack(p.rows[i].x + col, j);
     }
-    copy<M, C>(result, acc);
   };
-  Tile<C, M> sum;
   if (left >= kPanel<C>)
-    sums(sum, [](const S* from, int j) { return load_stored(from + j * n); });
+    add_up([](const S* from, int j) { return load_stored(from + j * n); });
   else
-    sums(sum, [left](const S* from, int j) { return load_first_stored<C>(from + j * n, left - j * n); });
+    add_up([left](const S* from, int j) { return load_first_stored<C>(from + j * n, left - j * n); });
+  for (int j = 0; j < kTileCols; j++) store_first_stored<C>(to + j * n, sum[j], left - j * n);
+}
+
+// M rows of dst (null: of padding) likewise, from `count` rows of x a panel wide, side by side; added to what is there
+// if `add`. `next` are fetched meanwhile: a store waits for its line to come from L3.
+template <int M, class C, class S, class Row>
+LF_NOINLINE void outer_tile(const C* x, const Row* rows, int64_t count, const C* const (&factors)[M], S* const (&to)[M],
+                            const S* const (&next)[M], int64_t left, bool add) {
+  constexpr int n = kLanes<C>;
+  const S* line[M * kTileCols];
+  for (int i = 0; i < M * kTileCols; i++) line[i] = next[i / kTileCols] + i % kTileCols * n;
+  Tile<C, M> sum = {};
+  for (int64_t i = 0; i < count; i++, x += kPanel<C>) {
+    __builtin_prefetch(line[min(i, M * kTileCols - 1)], 1);
+    Vec<C> pack[kTileCols];
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileCols; j++) pack[j] = shared<M, M * kTileCols, kTileCols>(load(x + j * n));
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) {
+      const Vec<C> factor = splat(factors[m][rows[i].in_g]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileCols; j++) sum[m][j] += factor * pack[j];
+    }
+  }
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++) {
     if (!to[m]) continue;
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileCols; j++) store_first_stored<C>(to[m] + col + j * n, sum[m][j], left - j * n);
+    for (int j = 0; j < kTileCols; j++) {
+      S* const at = to[m] + j * n;
+      if (add) sum[m][j] += load_first_stored<C>(at, left - j * n);
+      store_first_stored<C>(at, sum[m][j], left - j * n);
+    }
   }
 }
 
 // Few rows of x leave little to do but to store: a row of dst after the other, one stream. With more, M rows of dst
-// share what is loaded of x, and a panel's width of all x stays in L1 while dst's rows pass by.
+// share what is loaded of x, of which a panel's width is copied into L1 before the rows of dst pass by: rows of a
+// matrix may lie a power of two apart and would fight for one cache set.
 constexpr int64_t kRowsOfOneStream = 16;
 template <class C, class S, class RowOf>
 void write_outer(const Team& team, const Matrix& dst, const OuterProduct<C, S>& p, int64_t depth, const RowOf& row_of) {
@@ -222,30 +240,36 @@ void write_outer(const Team& team, const Matrix& dst, const OuterProduct<C, S>& 
     return at < 0 ? nullptr : static_cast<S*>(dst.data) + at * dst.row_stride;
   };
   if (p.count <= kRowsOfOneStream) {
-    for (int64_t k = mine.begin; k < mine.end; k++) {
-      S* const to[1] = {row_at(k)};
-      if (!to[0]) continue;
-      const C* const factors[1] = {p.factors(k)};
-      for (int64_t col = 0; col < p.cols; col += kPanel<C>)
-        outer_tile<1, C, S>(p, factors, to, {to[0] + col + kAhead}, col);
-    }
+    for (int64_t k = mine.begin; k < mine.end; k++)
+      if (S* const row = row_at(k))
+        for (int64_t col = 0; col < p.cols; col += kPanel<C>) outer_row(p, k, row + col, row + col + kAhead, col);
     return;
   }
-  for (int64_t col = 0; col < p.cols; col += kPanel<C>)
-    for (int64_t k = mine.begin; k < mine.end; k += kTileRows)
-      with_rows(min(kTileRows, mine.end - k), [&](auto m) {
-        constexpr int M = decltype(m)::value;
-        const C* factors[M];
-        const S* next[M];
-        S* to[M];
-        for (int i = 0; i < M; i++) {
-          factors[i] = p.factors(k + i);
-          to[i] = row_at(k + i);
-          next[i] = row_at(k + i + kTileRows);
-          if (next[i]) next[i] += col;
-        }
-        outer_tile<M, C, S>(p, factors, to, next, col);
-      });
+  // Narrow types are added up before they are rounded.
+  constexpr int64_t kRows = sizeof(S) < sizeof(C) ? cpu::kBackwardRows : (32 << 10) / (kPanel<C> * sizeof(C));
+  alignas(64) C panel[kRows * kPanel<C>];
+  for (int64_t begin = 0; begin < p.count; begin += kRows)
+    for (int64_t col = 0; col < p.cols; col += kPanel<C>) {
+      const int64_t count = min(kRows, p.count - begin), left = p.cols - col;
+      for (int64_t i = 0; i < count; i++)
+        for (int64_t at = 0; at < kPanel<C>; at += kLanes<C>)
+          store(panel + i * kPanel<C> + at, load_first_stored<C>(p.rows[begin + i].x + col + at, left - at));
+      for (int64_t k = mine.begin; k < mine.end; k += kTileRows)
+        with_rows(min(kTileRows, mine.end - k), [&](auto m) {
+          constexpr int M = decltype(m)::value;
+          const C* factors[M];
+          const S* next[M];
+          S* to[M];
+          for (int i = 0; i < M; i++) {
+            factors[i] = p.factors(k + i);
+            to[i] = row_at(k + i);
+            if (to[i]) to[i] += col;
+            next[i] = row_at(k + i + kTileRows);
+            if (next[i]) next[i] += col;
+          }
+          outer_tile<M, C, S>(panel, p.rows + begin, count, factors, to, next, left, begin > 0);
+        });
+    }
 }
 
 }  // namespace lstmfast::LF_ISA
