@@ -45,10 +45,9 @@ class Backward {
         weight_gradients_(p, plan, storage, product_, steps_, arena_, {dgates_, dh_, block_rows_}) {
     const int64_t batch = steps_.batch();
     const bool projects = p.shape.projection > 0;
-    if (p.shape.steps > 1 || p.dh0.data)
-      w_hh_ = product.weights_back(arena_, plan, storage, p.w_hh, out_panels_, depth_);
-    if (p.dx.data) w_ih_ = product.weights_back(arena_, plan, storage, p.w_ih, in_panels_, depth_);
-    if (projects) w_hr_ = product.weights_back(arena_, cpu::Plan{}, storage, p.w_hr, hidden_panels_, output_);
+    if (p.shape.steps > 1 || p.dh0.data) w_hh_ = product.weights_back(arena_, plan, storage, p.w_hh, output_, depth_);
+    if (p.dx.data) w_ih_ = product.weights_back(arena_, plan, storage, p.w_ih, input_, depth_);
+    if (projects) w_hr_ = product.weights_back(arena_, cpu::Plan{}, storage, p.w_hr, hidden_, output_);
     carry_ = arena_.take<E>(panels_ * batch * row_width_);
     zero_ = arena_.take<C>(kPanel<C>, !Product::kRounds);
     c_stride_ = P::padded_units(hidden_);

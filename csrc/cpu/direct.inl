@@ -15,6 +15,7 @@ struct Weights {
   const void* rows = nullptr;  // or null: the caller's rows
   int64_t row_stride = 0;      // in elements
   Stored as = Stored::kComputed;
+  int64_t cols = 0;  // of the packed ones, padding at the end of the last panel left out
 
   bool in_place() const { return rows != nullptr; }
 };

@@ -20,6 +20,7 @@ class Forward {
   using Weights = typename Product::Weights;
   using Operand = typename Product::Operand;
   static constexpr int kWidth = kLanes<C>;
+  static constexpr bool kNarrow = P::kPacks == kTileCols;  // the last panel of gates
 
  public:
   // Without a workspace only bytes() may be called.
@@ -40,9 +41,9 @@ class Forward {
     const int64_t batch = steps_.batch(), block_rows = plan.forward_steps * batch;
     const bool projects = p.shape.projection > 0;
     Arena packed(p.packed), &home = p.packed ? packed : arena;
-    w_ih_ = product.weights(home, plan, storage, p.w_ih, panels_, input_);
-    w_hh_ = product.weights(home, plan, storage, p.w_hh, panels_, output_);
-    if (projects) w_hr_ = product.weights(home, plan, storage, p.w_hr, out_panels_, hidden_);
+    w_ih_ = product.weights(home, plan, storage, p.w_ih, P::columns(hidden_), input_);
+    w_hh_ = product.weights(home, plan, storage, p.w_hh, P::columns(hidden_), output_);
+    if (projects) w_hr_ = product.weights(home, plan, storage, p.w_hr, output_, hidden_);
     packed_bytes_ = home.used();
     bias_ = arena.take<C>(panels_ * kPanel<C>);
     h_stride_ = product.state_stride(output_);
@@ -246,7 +247,7 @@ class Forward {
     for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++)
         acc[r][j] = load((piece.at.first ? bias_ + panel * kPanel<C> : out + r * record_width()) + j * kWidth);
-    product_.template multiply<false>(acc, height, x, w_ih_, panel, piece, gate_rows());
+    product_.template multiply<false, kNarrow>(acc, height, x, w_ih_, panel, piece, gate_rows());
     store_sums(height, out, acc);
   }
   template <class Height>
@@ -293,7 +294,7 @@ class Forward {
     Tile<C, Height::kMost> acc;
     for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(record + r * record_width() + j * kWidth);
-    if (!starts) product_.template multiply<true>(acc, height, h, w_hh_, panel, piece, gate_rows());
+    if (!starts) product_.template multiply<true, kNarrow>(acc, height, h, w_hh_, panel, piece, gate_rows());
     if (!piece.at.last) return store_sums(height, record, acc);
     run_cell(height, block, t, panel, n, acc);
   }
@@ -313,8 +314,8 @@ class Forward {
     for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) acc[r][j] = load(bias_ + panel * kPanel<C> + j * kWidth);
     // One chain for x whatever the height, as in project().
-    product_.template multiply_whole<true>(acc, height, x, w_ih_, panel, input_);
-    product_.template multiply_whole<false>(acc, height, h, w_hh_, panel, output_);
+    product_.template multiply_whole<true, kNarrow>(acc, height, x, w_ih_, panel, input_);
+    product_.template multiply_whole<false, kNarrow>(acc, height, h, w_hh_, panel, output_);
     run_cell(height, block, t, panel, n, acc);
   }
   template <class Height>
@@ -391,7 +392,7 @@ class Forward {
     if (!piece.at.first)
       for (int r = 0; r < height.value; r++)
         for (int j = 0; j < kTileCols; j++) acc[r][j] = load_first(sums[r] + j * kWidth, output_ - col - j * kWidth);
-    product_.template multiply<false>(acc, height, in, w_hr_, panel, piece, output_rows());
+    product_.template multiply<false, true>(acc, height, in, w_hr_, panel, piece, output_rows());
     for (int r = 0; r < height.value; r++)
       for (int j = 0; j < kTileCols; j++) {
         const int64_t to = col + j * kWidth, left = output_ - to;

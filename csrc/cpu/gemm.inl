@@ -84,32 +84,46 @@ LF_INLINE Ahead<C> share_of(const C* next, int64_t tile, const Piece& piece) {
   return next && tile < kTiles ? Ahead<C>{next + tile * depth * kLine, kLine} : Ahead<C>{next, 0};
 }
 
+// Packs of a panel that are not padding alone, which there is at the end of the last one.
+template <class C>
+LF_INLINE int packs_of(int64_t cols, int64_t panel) {
+  return static_cast<int>(min(kTileCols, ceil_div(cols - panel * kPanel<C>, kLanes<C>)));
+}
+// Calls f(Int<packs>) for fewer packs than a tile has.
+template <int J = kTileCols - 1, class F>
+LF_INLINE void with_packs(int packs, F&& f) {
+  if constexpr (J > 1) {
+    if (packs < J) return with_packs<J - 1>(packs, f);
+  }
+  f(Int<J>{});
+}
+
 // A piece of a panel as one tile sees it.
 template <class C>
 struct Operand {
   Piece at;
   const C* weights;
   Ahead<C> ahead;
+  int packs;
 };
 
-// acc[r] += sum over k of a[r][k] * w[k], k in [0, depth)
+// acc[r] += sum over k of a[r][k] * w[k], k in [0, depth), in the first J packs
 //
 // Inline where the accumulators go straight on to the cell; the functions below are the same behind a call, one per
 // tile height and type instead of one per use and cell, since a tile through memory costs a few dozen cycles only.
-template <int M, class C, int chains = kChains<M>>
+template <int M, class C, int chains = kChains<M>, int J = kTileCols>
 LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth, Ahead<C> ahead) {
   constexpr int kWidth = kLanes<C>, kStep = kPanel<C>;
   int64_t k = 0;
   if constexpr (chains > 1) {
     constexpr int kMore = chains - 1;
-    Vec<C> more[kMore][M][kTileCols] = {};
+    Vec<C> more[kMore][M][J] = {};
     for (; k + kMore < depth; k += kMore + 1, w += (kMore + 1) * kStep) {
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileCols; j++) {
+      for (int j = 0; j < J; j++) {
         Vec<C> b[chains];
 #pragma GCC unroll 4
-        for (int m = 0; m < chains; m++)
-          b[m] = shared<M, chains * M * kTileCols, chains>(load(w + m * kStep + j * kWidth));
+        for (int m = 0; m < chains; m++) b[m] = shared<M, chains * M * J, chains>(load(w + m * kStep + j * kWidth));
 #pragma GCC unroll 8
         for (int r = 0; r < M; r++) {
           acc[r][j] += a[r][k] * b[0];
@@ -121,24 +135,44 @@ LF_INLINE void multiply_add_inline(Tile<C, M>& acc, const C* const (&a)[M], cons
 #pragma GCC unroll 8
     for (int r = 0; r < M; r++)
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileCols; j++)
+      for (int j = 0; j < J; j++)
 #pragma GCC unroll 4
         for (int m = 0; m < kMore; m++) acc[r][j] += more[m][r][j];
   }
   for (; k < depth; k++, w += kStep, ahead.line += ahead.step) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileCols; j++) __builtin_prefetch(w + 8 * kStep + j * kWidth);
+    for (int j = 0; j < J; j++) __builtin_prefetch(w + 8 * kStep + j * kWidth);
     __builtin_prefetch(ahead.line, 0, 2);
-    Vec<C> b[kTileCols];
+    Vec<C> b[J];
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileCols; j++) b[j] = shared<M, M * kTileCols, kTileCols>(load(w + j * kWidth));
+    for (int j = 0; j < J; j++) b[j] = shared<M, M * J, J>(load(w + j * kWidth));
 #pragma GCC unroll 8
     for (int r = 0; r < M; r++) {
       const Vec<C> x = splat(a[r][k]);
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileCols; j++) acc[r][j] += x * b[j];
+      for (int j = 0; j < J; j++) acc[r][j] += x * b[j];
     }
   }
+}
+
+// In the last panel, whose rest is padding.
+template <int M, class C, int chains>
+LF_NOINLINE void multiply_add_narrow_call(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth,
+                                          int packs) {
+  with_packs(packs, [&](auto j) {
+    Tile<C, M> sum;
+    copy<M, C>(sum, acc);
+    multiply_add_inline<M, C, chains, decltype(j)::value>(sum, a, w, depth, Ahead<C>{w, 0});
+    copy<M, C>(acc, sum);
+  });
+}
+// The call gets a tile of its own: accumulators whose address is taken would stay in memory on the other path as well.
+template <int M, class C, int chains>
+LF_INLINE void multiply_add_narrow(Tile<C, M>& acc, const C* const (&a)[M], const C* w, int64_t depth, int packs) {
+  Tile<C, M> sum;
+  copy<M, C>(sum, acc);
+  multiply_add_narrow_call<M, C, chains>(sum, a, w, depth, packs);
+  copy<M, C>(acc, sum);
 }
 
 // One chain whatever the height: the projection of a block is cut into tiles across steps or within them, depending on
@@ -160,51 +194,66 @@ struct PaneledRows {
   int64_t stride[M];
 };
 
-template <int M, class C>
-LF_NOINLINE void multiply_add(Tile<C, M>& acc, const PaneledRows<M, C>& a, const C* w, const Piece& piece,
-                              const Ahead<C>& ahead) {
+template <int M, class C, int J>
+LF_INLINE void multiply_add_paneled(Tile<C, M>& acc, const PaneledRows<M, C>& a, const Operand<C>& piece) {
   Tile<C, M> sum;
   copy<M, C>(sum, acc);
   const C* row[M];
-  for (int r = 0; r < M; r++) row[r] = a.base[r] + piece.begin / kPanel<C> * a.stride[r];
-  const int64_t depth = piece.end - piece.begin;
+  for (int r = 0; r < M; r++) row[r] = a.base[r] + piece.at.begin / kPanel<C> * a.stride[r];
+  const int64_t depth = piece.at.end - piece.at.begin;
   for (int64_t k = 0; k < depth; k += kPanel<C>) {
-    multiply_add_inline<M>(sum, row, w + k * kPanel<C>, min(kPanel<C>, depth - k),
-                           Ahead<C>{ahead.line + k * ahead.step, ahead.step});
+    multiply_add_inline<M, C, kChains<M>, J>(sum, row, piece.weights + k * kPanel<C>, min(kPanel<C>, depth - k),
+                                             Ahead<C>{piece.ahead.line + k * piece.ahead.step, piece.ahead.step});
     for (int r = 0; r < M; r++) row[r] += a.stride[r];
   }
   copy<M, C>(acc, sum);
 }
+template <int M, class C>
+LF_NOINLINE void multiply_add(Tile<C, M>& acc, const PaneledRows<M, C>& a, const Operand<C>& piece) {
+  multiply_add_paneled<M, C, kTileCols>(acc, a, piece);
+}
+template <int M, class C>
+LF_NOINLINE void multiply_add_narrow(Tile<C, M>& acc, const PaneledRows<M, C>& a, const Operand<C>& piece) {
+  with_packs(piece.packs, [&](auto j) { multiply_add_paneled<M, C, decltype(j)::value>(acc, a, piece); });
+}
 
 // dst[r] (+)= sum over k of x[k][r] * g[k]: a weight gradient's tile. x is packed with M columns side by side, g is a
-// panel of gradients. The sum starts from zero and is added once, so that rounding errors of a long sequence grow with
-// the length of a block and the number of blocks, not with their product. The next tile's dst lies behind this one's,
-// its x behind this x.
-template <int M, class C>
-LF_NOINLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
+// panel of gradients, of which the first J packs count. The sum starts from zero and is added once, so that rounding
+// errors of a long sequence grow with the length of a block and the number of blocks, not with their product. The next
+// tile's dst lies behind this one's, its x behind this x.
+template <int M, class C, int J>
+LF_INLINE void accumulate_outer_inline(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
   constexpr int kWidth = kLanes<C>, kLine = 64 / sizeof(C);
-  Tile<C, M> acc = {};
+  Vec<C> acc[M][J] = {};
   const C *next_dst = dst + M * kPanel<C>, *next_x = x + depth * M;
   for (int64_t k = 0; k < depth; k++, g += kPanel<C>, x += M) {
     __builtin_prefetch(next_dst + min(k, M * kPanel<C> / kLine) * kLine);
     __builtin_prefetch(next_x + k * M);
-    Vec<C> b[kTileCols];
+    Vec<C> b[J];
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileCols; j++) b[j] = shared<M, M * kTileCols, kTileCols>(load(g + j * kWidth));
+    for (int j = 0; j < J; j++) b[j] = shared<M, M * J, J>(load(g + j * kWidth));
 #pragma GCC unroll 8
     for (int r = 0; r < M; r++) {
       const Vec<C> a = splat(x[r]);
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileCols; j++) acc[r][j] += a * b[j];
+      for (int j = 0; j < J; j++) acc[r][j] += a * b[j];
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < M; r++)
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileCols; j++) {
+    for (int j = 0; j < J; j++) {
       C* p = dst + r * kPanel<C> + j * kWidth;
       store(p, overwrite ? acc[r][j] : load(p) + acc[r][j]);
     }
+}
+template <int M, class C>
+LF_NOINLINE void accumulate_outer(C* dst, const C* x, const C* g, int64_t depth, bool overwrite) {
+  accumulate_outer_inline<M, C, kTileCols>(dst, x, g, depth, overwrite);
+}
+template <int M, class C>
+LF_NOINLINE void accumulate_outer_narrow(C* dst, const C* x, const C* g, int64_t depth, bool overwrite, int packs) {
+  with_packs(packs, [&](auto j) { accumulate_outer_inline<M, C, decltype(j)::value>(dst, x, g, depth, overwrite); });
 }
 
 // n rows cut into the fewest tiles, as even as can be (32 = 6+5+5+5+5+6, not 5*6+2).

@@ -97,6 +97,8 @@ struct Panels {
   // One record per panel and row: the saved values where the pre-activations were, and behind them the private state.
   static constexpr int kRecord = kPanel<C> + kPrivate * kUnits;
   static LF_INLINE int64_t count(int64_t hidden) { return ceil_div(hidden, kUnits); }
+  // Of all panels, padding at the end of the last one left out.
+  static LF_INLINE int64_t columns(int64_t hidden) { return kPacks == kTileCols ? hidden : count(hidden) * kPanel<C>; }
   static LF_INLINE int64_t padded_units(int64_t hidden) { return count(hidden) * kUnits; }
   static LF_INLINE int64_t offset(int gate, int pack) { return (gate * kPacks + pack) * kLanes<C>; }
 };

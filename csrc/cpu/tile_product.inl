@@ -145,9 +145,9 @@ class TileProduct {
     f(AnyHeight{static_cast<int>(rows)});
   }
 
-  Weights weights(Arena& arena, const cpu::Plan&, const Storage<float>&, const ConstMatrix&, int64_t panels,
+  Weights weights(Arena& arena, const cpu::Plan&, const Storage<float>&, const ConstMatrix&, int64_t cols,
                   int64_t depth) const {
-    return {arena.take<BFloat16>(panels * steps_of(depth) * step_size())};
+    return {arena.take<BFloat16>(ceil_div(cols, kPanel<float>) * steps_of(depth) * step_size())};
   }
   // Columns of a panel are rows of the matrix: 32 neighbours of each, paired, then turned by squares of lanes.
   template <class RowOf>
@@ -219,7 +219,7 @@ class TileProduct {
     }
   };
 
-  template <bool, class RowOf>
+  template <bool, bool, class RowOf>
   LF_INLINE void multiply(Tile<float, kAmxRows>& acc, AnyHeight height, const Rows<AnyHeight>& a, const Weights&,
                           int64_t, const Operand& piece, const RowOf&) const {
     const BFloat16* from = a.first + piece.at.begin;
@@ -227,7 +227,7 @@ class TileProduct {
     (planes_ == 2 ? multiply_rows<2> : multiply_rows<1>)(acc, height.value, from, a.stride, plane_of(a.stride),
                                                          piece.weights, steps);
   }
-  template <bool>
+  template <bool, bool>
   LF_INLINE void multiply_whole(Tile<float, kAmxRows>& acc, AnyHeight height, const Rows<AnyHeight>& a,
                                 const Weights& w, int64_t panel, int64_t depth) const {
     const BFloat16* from = w.packed + panel * steps_of(depth) * step_size();
@@ -237,8 +237,8 @@ class TileProduct {
 
   // ---- the way back: depth runs over rows of the matrix, two of which make the pairs
   Weights weights_back(Arena& arena, const cpu::Plan& plan, const Storage<float>& storage, const ConstMatrix& src,
-                       int64_t col_panels, int64_t depth) const {
-    return weights(arena, plan, storage, src, col_panels, depth);
+                       int64_t cols, int64_t depth) const {
+    return weights(arena, plan, storage, src, cols, depth);
   }
   template <class RowOf>
   void pack_back(const Team& team, const Storage<float>& storage, const ConstMatrix& src, const Weights& to,
@@ -327,10 +327,10 @@ class TileProduct {
       });
     }
   }
-  void outer_product(const Team& team, float* dst, const BFloat16* x, int64_t cols, const BFloat16* g, int64_t panels,
+  void outer_product(const Team& team, float* dst, const BFloat16* x, int64_t cols, const BFloat16* g, int64_t g_cols,
                      int64_t block_rows, int64_t rows, bool first) const {
     const AmxCut cut(cols);
-    const Share mine = team.share(panels * cut.tiles);
+    const Share mine = team.share(ceil_div(g_cols, kPanel<float>) * cut.tiles);
     const int64_t stride = row_stride(block_rows);
     for (int64_t i = mine.begin; i < mine.end; i++) {
       const int64_t panel = i / cut.tiles, col = cut.begin(i % cut.tiles), width = cut.begin(i % cut.tiles + 1) - col;

@@ -22,10 +22,10 @@ class VectorProduct {
   }
 
   // ---- weights
-  Weights weights(Arena& arena, const cpu::Plan& plan, const Storage<C>& storage, const ConstMatrix& src,
-                  int64_t panels, int64_t depth) const {
+  Weights weights(Arena& arena, const cpu::Plan& plan, const Storage<C>& storage, const ConstMatrix& src, int64_t cols,
+                  int64_t depth) const {
     if (plan.in_place && readable_in_place<C>(src, depth)) return {nullptr, src.data, src.row_stride, storage.as};
-    return {arena.take<C>(panels * depth * kPanel<C>)};
+    return packed(arena, cols, depth);
   }
   template <class RowOf>
   void pack(const Team& team, const Storage<C>& storage, const ConstMatrix& src, const Weights& to, int64_t panels,
@@ -34,9 +34,9 @@ class VectorProduct {
   }
   // The same for the way back, where depth runs over rows of the matrix.
   Weights weights_back(Arena& arena, const cpu::Plan& plan, const Storage<C>& storage, const ConstMatrix& src,
-                       int64_t col_panels, int64_t depth) const {
+                       int64_t cols, int64_t depth) const {
     if (plan.in_place && src.col_stride == 1) return {nullptr, src.data, src.row_stride, storage.as};
-    return {arena.take<C>(col_panels * depth * kPanel<C>)};
+    return packed(arena, cols, depth);
   }
   template <class RowOf>
   void pack_back(const Team& team, const Storage<C>& storage, const ConstMatrix& src, const Weights& to, int64_t depth,
@@ -48,7 +48,8 @@ class VectorProduct {
   struct Pass {
     Piece at;
     const C *weights, *next;
-    LF_INLINE Operand tile(int64_t nth) const { return {at, weights, share_of(next, nth, at)}; }
+    int packs;
+    LF_INLINE Operand tile(int64_t nth) const { return {at, weights, share_of(next, nth, at), packs}; }
   };
   // Works through panel `panel` of the weights piece by piece: f(pass). `following` is the panel that is used after
   // this one, -1 if that is far off. Read in place they are one piece.
@@ -56,10 +57,12 @@ class VectorProduct {
   LF_INLINE void for_pieces_of(const Weights& w, int64_t panel, int64_t following, int64_t depth, const F& f) const {
     const int64_t size = depth * kPanel<C>;
     if (w.in_place())
-      f(Pass{{0, depth, true, true}, nullptr, nullptr});
+      f(Pass{{0, depth, true, true}, nullptr, nullptr, kTileCols});
     else
       for_each_piece<C>(w.packed + panel * size, depth, following < 0 ? nullptr : w.packed + following * size,
-                        [&](const Piece& piece, const C* weights, const C* next) { f(Pass{piece, weights, next}); });
+                        [&](const Piece& piece, const C* weights, const C* next) {
+                          f(Pass{piece, weights, next, packs_of<C>(w.cols, panel)});
+                        });
   }
 
   // ---- rows
@@ -81,8 +84,9 @@ class VectorProduct {
     }
   };
 
-  // acc += rows a times a piece of panel `panel`; on the spot in a step, where the cell takes over the accumulators
-  template <bool on_the_spot, class Height, class RowOf>
+  // acc += rows a times a piece of panel `panel`; on the spot in a step, where the cell takes over the accumulators.
+  // `narrow`: the last panel may have columns missing at its end.
+  template <bool on_the_spot, bool narrow, class Height, class RowOf>
   LF_INLINE void multiply(Tile<C, Height::kMost>& acc, Height, Rows<Height>& a, const Weights& w, int64_t panel,
                           const Operand& piece, const RowOf& row_of) const {
     constexpr int M = Height::kMost;
@@ -90,6 +94,8 @@ class VectorProduct {
     for (int r = 0; r < M; r++) a.row[r] += piece.at.begin;
     if (w.in_place()) {
       multiply_in_place(acc, a.row, w, depth, [&](int64_t col) { return row_of(panel, col); });
+    } else if (narrow && piece.packs < kTileCols) {
+      multiply_add_narrow<M, C, on_the_spot ? kChains<M> : 1>(acc, a.row, piece.weights, depth, piece.packs);
     } else if constexpr (on_the_spot) {
       multiply_add_inline<M, C>(acc, a.row, piece.weights, depth, piece.ahead);
     } else {
@@ -97,12 +103,17 @@ class VectorProduct {
     }
   }
   // acc += rows a times all of panel `panel` of packed weights that are in L2: there is nothing to fetch ahead.
-  template <bool one_chain, class Height>
+  template <bool one_chain, bool narrow, class Height>
   LF_INLINE void multiply_whole(Tile<C, Height::kMost>& acc, Height, const Rows<Height>& a, const Weights& w,
                                 int64_t panel, int64_t depth) const {
     constexpr int M = Height::kMost;
+    constexpr int kTheseChains = one_chain ? 1 : kChains<M>;
     const C* from = w.packed + panel * depth * kPanel<C>;
-    multiply_add_inline<M, C, one_chain ? 1 : kChains<M>>(acc, a.row, from, depth, {from, 0});
+    const int packs = packs_of<C>(w.cols, panel);
+    if (narrow && packs < kTileCols)
+      multiply_add_narrow<M, C, kTheseChains>(acc, a.row, from, depth, packs);
+    else
+      multiply_add_inline<M, C, kTheseChains>(acc, a.row, from, depth, {from, 0});
   }
 
   // ---- the way back
@@ -136,7 +147,11 @@ class VectorProduct {
   template <class Height>
   LF_INLINE void multiply_panels(Tile<C, Height::kMost>& acc, const PaneledRows<Height>& a,
                                  const Operand& piece) const {
-    multiply_add<Height::kMost, C>(acc, a, piece.weights, piece.at, piece.ahead);
+    constexpr int M = Height::kMost;
+    if (piece.packs < kTileCols)
+      multiply_add_narrow<M, C>(acc, a, piece);
+    else
+      multiply_add<M, C>(acc, a, piece);
   }
 
   // ---- weight gradients: dW' = (columns of x, h or the cell's output)' (gate gradients)
@@ -167,21 +182,32 @@ class VectorProduct {
       }
     }
   }
-  void outer_product(const Team& team, C* dst, const C* x, int64_t cols, const C* g, int64_t panels, int64_t block_rows,
+  // g has `g_cols` columns in its panels.
+  void outer_product(const Team& team, C* dst, const C* x, int64_t cols, const C* g, int64_t g_cols, int64_t block_rows,
                      int64_t rows, bool first) const {
     const TileCut cut(cols);
-    const Share mine = team.share(panels * cut.tiles);
+    const Share mine = team.share(ceil_div(g_cols, kPanel<C>) * cut.tiles);
     for (int64_t chunk = 0; chunk < rows; chunk += kChunk) {
       const int64_t depth = min(kChunk, rows - chunk);
       for (int64_t i = mine.begin; i < mine.end; i++) {
         const int64_t panel = i / cut.tiles, c0 = cut.begin(i % cut.tiles), c1 = cut.begin(i % cut.tiles + 1);
+        const int packs = packs_of<C>(g_cols, panel);
+        C* to = dst + (panel * cols + c0) * kPanel<C>;
+        const C *from_x = x + chunk * cols + c0 * depth, *from_g = g + (panel * block_rows + chunk) * kPanel<C>;
         with_rows(c1 - c0, [&](auto m) {
-          accumulate_outer<decltype(m)::value, C>(dst + (panel * cols + c0) * kPanel<C>, x + chunk * cols + c0 * depth,
-                                                  g + (panel * block_rows + chunk) * kPanel<C>, depth,
-                                                  first && chunk == 0);
+          constexpr int M = decltype(m)::value;
+          if (packs < kTileCols)
+            accumulate_outer_narrow<M, C>(to, from_x, from_g, depth, first && chunk == 0, packs);
+          else
+            accumulate_outer<M, C>(to, from_x, from_g, depth, first && chunk == 0);
         });
       }
     }
+  }
+
+ private:
+  static Weights packed(Arena& arena, int64_t cols, int64_t depth) {
+    return {arena.take<C>(ceil_div(cols, kPanel<C>) * depth * kPanel<C>), nullptr, 0, Stored::kComputed, cols};
   }
 };
 

@@ -36,19 +36,19 @@ class WeightGradients {
         panels_(P::count(hidden_)),
         out_panels_(ceil_div(output_, kPanel<C>)) {
     const int64_t rows = from.block_rows;
-    const auto sum = [&](const Matrix& dw, int64_t cols, int64_t panels, bool in_place) {
+    const auto sum = [&](const Matrix& dw, int64_t cols, int64_t gradient_cols, bool in_place) {
       Sum s;
-      s.cols = cols, s.panels = panels;
+      s.cols = cols, s.gradient_cols = gradient_cols;
       s.in_place = dw.data && in_place && dw.col_stride == 1 && !p.accumulate_dw;
       s.packed = dw.data && !s.in_place;
       s.columns = arena.take<E>(product.columns_size(cols, rows), s.packed);
-      s.dw = arena.take<C>(panels * cols * kPanel<C>, s.packed);
+      s.dw = arena.take<C>(s.panels() * cols * kPanel<C>, s.packed);
       return s;
     };
-    ih_ = sum(p.dw_ih, p.shape.input, panels_, plan.gradients_in_place);
+    ih_ = sum(p.dw_ih, p.shape.input, P::columns(hidden_), plan.gradients_in_place);
     // A single step that starts from zeros has zeros for this gradient.
-    hh_ = sum(p.dw_hh, output_, panels_, plan.gradients_in_place || !steps.use_h(p.h0));
-    hr_ = sum(p.dw_hr, hidden_, out_panels_, false);
+    hh_ = sum(p.dw_hh, output_, P::columns(hidden_), plan.gradients_in_place || !steps.use_h(p.h0));
+    hr_ = sum(p.dw_hr, hidden_, output_, false);
     if constexpr (Product::kRounds) {
       rounded_gates_ = arena.take<E>(product.panels_size(panels_, rows), ih_.packed || hh_.packed);
       rounded_h_ = arena.take<E>(product.panels_size(out_panels_, rows), hr_.packed);
@@ -79,7 +79,8 @@ class WeightGradients {
     const int64_t rows = steps_.rows(block.begin, block.end);
     const auto outer_product = [&](const Sum& s, const E* gradients) {
       if (s.packed)
-        product_.outer_product(team, s.dw, s.columns, s.cols, gradients, s.panels, from_.block_rows, rows, first);
+        product_.outer_product(team, s.dw, s.columns, s.cols, gradients, s.gradient_cols, from_.block_rows, rows,
+                               first);
     };
     const E *gates = rounded_gates_, *h = rounded_h_;
     if constexpr (!Product::kRounds) gates = from_.gates, h = from_.h;
@@ -96,7 +97,7 @@ class WeightGradients {
     const bool add = p_.accumulate_dw;
     const Storage<C>& stored = add ? StorageOf<C, C>::kStorage : storage_;
     const auto unpack = [&](const Sum& s, const Matrix& to, const auto& row_of) {
-      if (s.packed) unpack_panels(team, stored, s.dw, to, s.panels, s.cols, row_of, add);
+      if (s.packed) unpack_panels(team, stored, s.dw, to, s.panels(), s.cols, row_of, add);
     };
     unpack(ih_, p_.dw_ih, gate);
     unpack(hh_, p_.dw_hh, gate);
@@ -109,7 +110,8 @@ class WeightGradients {
  private:
   // The gradient of one weight matrix.
   struct Sum {
-    int64_t cols = 0, panels = 0;
+    int64_t cols = 0, gradient_cols = 0;
+    int64_t panels() const { return ceil_div(gradient_cols, kPanel<C>); }
     bool in_place = false;  // written where the caller wants it, in add(), or
     bool packed = false;    // added up in panels; neither if it is not wanted
     E* columns = nullptr;   // packed, of a block
@@ -146,7 +148,7 @@ class WeightGradients {
         if (const void* x = row_at(cursor.t, cursor.n))
           rows[count++] = {static_cast<const decltype(stored)*>(x), i * kPanel<C>};
       const Outer product{rows, count, cols, from_.gates, from_.block_rows * kPanel<C>};
-      write_outer(team, dw, product, panels_ * kPanel<C>,
+      write_outer(team, dw, product, P::columns(hidden_),
                   [this](int64_t k) { return gate_row<Cell, C>(k / kPanel<C>, k % kPanel<C>, hidden_); });
     });
   }
