@@ -1,12 +1,11 @@
 // Memory kept from call to call: who gets which block, what is kept, and what threads may do at once.
-#include "cpu/pool.h"
-
 #include <cstdint>
 #include <cstring>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+#include "cpu/pool.h"
 
 using namespace lstmfast::cpu;
 
