@@ -52,6 +52,7 @@ def test_gradients_are_added(cell, P, layout):
         sums = [t.clone() for t in before]
         (output, *_), (of_input, of_hx) = run_chunk(call, grads, sums)
         expected = [b + d for b, d in zip(before, d_weights, strict=True)]
+        # float64; levels and ways of adding up 360 rows at most differ in the order of their sums.
         torch.testing.assert_close([output, of_input, *of_hx], [whole["output"], d_input, *d_hx], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(sums, expected, rtol=1e-9, atol=1e-9)
 
@@ -82,6 +83,7 @@ def test_against_time(cell, P):
         (output, h_n, c_n), (d_input, d_hx) = run_chunk(turned, turned_grads, sums)
         in_time = [t.flip(0) if reverse else t for t in (output, d_input)]
         results.append([*in_time, h_n, c_n, *d_hx, *sums])
+    # Sums over 21 rows in the opposite order, float64.
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
@@ -94,7 +96,7 @@ def test_only_wanted_sums_are_touched():
         mask = [False] * 3 + [i == chosen for i in range(len(everything))]
         _, (d_input, d_hx) = run_chunk(call, grads, sums, mask)
         assert all(t.numel() == 0 for t in (d_input, *d_hx))
-        torch.testing.assert_close(sums[chosen], everything[chosen], rtol=1e-12, atol=1e-12)
+        assert torch.equal(sums[chosen], everything[chosen])
 
 
 def test_any_strides():
@@ -104,6 +106,7 @@ def test_any_strides():
         sums = [torch.zeros(w.shape, dtype=w.dtype) for w in call["weights"]]
         outputs, (d_input, d_hx) = run_chunk(*arguments_, sums)
         results.append([*outputs, d_input, *d_hx, *sums])
+    # Weights that cannot be read in place are multiplied in another order; float64, sums over 360 rows.
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
 
 
