@@ -89,8 +89,9 @@ def test_sizes_reach_every_plan():
         }
         reached = {(plan["split"], plan["threads"]) for each in plans.values() for plan in each}
         assert reached >= {(split, threads) for split in ("batch", "hidden") for threads in (2, 3, 4)}, level
-        # With the number of threads, the split changes as well.
-        assert any(len({plan["split"] for plan in each}) == 2 for each in plans.values()), level
+        # With the number of threads, the split changes as well, and what a step multiplies.
+        for decision in ("split", "fuse_input"):
+            assert any(len({plan[decision] for plan in each}) == 2 for each in plans.values()), (level, decision)
         # The blocks, which decide how sums are grouped, do not.
         for each in plans.values():
             assert len({(plan["forward_steps"], plan["backward_steps"]) for plan in each}) == 1

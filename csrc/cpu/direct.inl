@@ -265,8 +265,8 @@ void write_outer(const Team& team, const Matrix& dst, const OuterProduct<C, S>& 
             factors[i] = p.factors(k + i);
             to[i] = row_at(k + i);
             if (to[i]) to[i] += col;
-            next[i] = row_at(k + i + kTileRows);
-            if (next[i]) next[i] += col;
+            const S* const following = row_at(k + i + kTileRows);
+            next[i] = following ? following + col : static_cast<const S*>(dst.data);  // something that can be fetched
           }
           outer_tile<M, C, S>(panel, p.rows + begin, count, factors, to, next, left, begin > 0);
         });

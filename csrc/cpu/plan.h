@@ -39,7 +39,8 @@ struct Plan {
   bool in_place = false;
   // Weight gradients are written where the caller wants them: a call of one block knows all that there is to add up.
   bool gradients_in_place = false;
-  // A step multiplies by W_ih as well as by W_hh, so that x W_ih' is neither stored nor loaded. Bitwise the same.
+  // A step multiplies by W_ih as well as by W_hh, so that x W_ih' is neither stored nor loaded. Bitwise the same, so
+  // that it may depend on the threads and on the cache.
   bool fuse_input = false;
 };
 
@@ -72,16 +73,17 @@ inline Plan make_plan(const Shape& s, int64_t gates, int64_t compute_size, Use u
   const bool weights_fit = weight_bytes <= target.l2_bytes / 2;
   plan.split = threads > 1 && tiles >= threads && (weights_fit || panels < threads) ? Split::kBatch : Split::kHidden;
 
-  // Projecting apart reads W_ih once per block instead of once per step: that pays where W_ih comes from beyond L2, and
-  // where a step alone would not fill a tile.
-  const bool full_tiles = batch >= target.tile_rows, many_tiles = batch >= 2 * target.tile_rows;
-  plan.fuse_input = !plan.in_place && full_tiles && (weights_fit || (many_tiles && weight_bytes <= target.l2_bytes));
-
   // Meeting costs about as much as ten thousand multiplications: below that another thread is a loss.
   constexpr int64_t kWorthAThread = 10000;
   const int64_t work = plan.split == Split::kBatch ? weights * s.rows : weights * batch;
   const int64_t parts = plan.split == Split::kBatch ? tiles : panels;
   plan.threads = static_cast<int>(clamp(threads, 1, clamp(work / kWorthAThread, 1, parts)));
+
+  // Projecting apart reads W_ih once per block instead of once per step: that pays where what a thread reads of both
+  // weights does not stay in L2, and where a step alone would not fill a tile.
+  const int64_t read_bytes = plan.split == Split::kBatch ? weight_bytes : weight_bytes / plan.threads;
+  const bool full_tiles = batch >= target.tile_rows, many_tiles = batch >= 2 * target.tile_rows;
+  plan.fuse_input = !plan.in_place && full_tiles && (weights_fit || (many_tiles && read_bytes <= target.l2_bytes));
   return plan;
 }
 

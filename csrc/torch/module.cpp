@@ -196,6 +196,7 @@ py::dict plan(const std::string& cell, int64_t steps, int64_t batch, int64_t inp
   d["backward_steps"] = plan.backward_steps;
   d["in_place"] = plan.in_place;
   d["gradients_in_place"] = plan.gradients_in_place;
+  d["fuse_input"] = plan.fuse_input;
   return d;
 }
 
