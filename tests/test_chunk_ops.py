@@ -127,6 +127,26 @@ def test_refused_sums(fault):
         run_chunk(call, grads, sums)
 
 
+OVERLAPS = {
+    "a weight": lambda call, grads, sums: [call["weights"][0], *sums[1:]],
+    "the input": lambda call, grads, sums: [
+        sums[0],
+        call["input"].view(-1)[: sums[1].numel()].view_as(sums[1]),
+        *sums[2:],
+    ],
+    "a gradient": lambda call, grads, sums: [*sums[:2], grads["grad_output"].view(-1)[: sums[2].numel()], sums[3]],
+    "another sum": lambda call, grads, sums: [*sums[:3], sums[0].view(-1)[1 : 1 + sums[3].numel()]],
+}
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_sums_may_not_be_read_otherwise(overlap):
+    call, grads, _ = chunk_arguments(T=9, B=40, I=16, H=16)
+    sums = OVERLAPS[overlap](call, grads, [torch.zeros_like(w) for w in call["weights"]])
+    with pytest.raises(RuntimeError, match="memory location"):
+        run_chunk(call, grads, sums)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{}, {"num_layers": 3}, {"dropout": 1.5}, {"input": torch.zeros(3, 2, 7)}, {"batch_sizes": torch.tensor([2, 3])}],

@@ -1,6 +1,7 @@
 #include "layers.h"
 
 #include <ATen/ATen.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
 
 namespace lstmfast {
@@ -230,6 +231,11 @@ InputGradients backward_layers(const Device& device, const Arguments& a, const S
     if (!sums.empty()) {
       check_like(sums[i], "sums", input, w.sizes(), compute_type(input));
       TORCH_CHECK(sums[i].is_contiguous(), "lstmfast: sums must be contiguous");
+      // Kernels add to sums while they still read everything else.
+      for (const at::TensorList& others : {at::TensorList(a.weights), at::TensorList(a.hx), sums.slice(0, i)})
+        for (const at::Tensor& other : others) at::assert_no_overlap(sums[i], other);
+      for (const at::Tensor& other : {input, output, hidden, reserve, dy, dh_n, dc_n})
+        if (other.defined()) at::assert_no_overlap(sums[i], other);
       if (w.dim() > 1) return sums[i];  // the kernels add
     }
     return problem.shape.rows == 0 ? at::zeros_like(w, at::MemoryFormat::Contiguous)

@@ -18,7 +18,8 @@ struct Layout {
   bool one_h0 = false;              // the same h0 row for all sequences: a stride of 0
   int shift = 0;                    // elements by which memory misses its alignment
   bool accumulate_dx = false;
-  unsigned unwanted = 0;  // gradients that are not asked for, a bit each in the order of Gradients
+  bool accumulate_dw = false;  // to gradients of weights in the compute type, as chunks of time do
+  unsigned unwanted = 0;       // gradients that are not asked for, a bit each in the order of Gradients
 };
 enum Gradients { kDx, kDh0, kDc0, kDwIh, kDwHh, kDwHr, kDb, kGradients };
 
@@ -97,11 +98,11 @@ class RunCheck {
           for (int64_t c = 0; c < I; c++) dx_.set(r, c, 1), want_.dx[r * I + c] += 1;
     }
     dh0_ = state_gradient(kDh0, O), dc0_ = p_.has_c() ? state_gradient(kDc0, H) : Tensor();
-    dw_ih_ = gradient(kDwIh, G * H, I), dw_hh_ = gradient(kDwHh, G * H, O);
-    dw_hr_ = p_.projection ? gradient(kDwHr, O, H) : Tensor();
-    db_ih_ = gradient(kDb, G * H, 1), db_hh_ = gradient(kDb, G * H, 1);
+    dw_ih_ = weight_gradient(kDwIh, G * H, I, want_.dw_ih), dw_hh_ = weight_gradient(kDwHh, G * H, O, want_.dw_hh);
+    dw_hr_ = p_.projection ? weight_gradient(kDwHr, O, H, want_.dw_hr) : Tensor();
+    db_ih_ = gradient(p_.dtype, kDb, G * H, 1), db_hh_ = gradient(p_.dtype, kDb, G * H, 1);
     b.dx = dx_.view<Rows>(), b.dh0 = dh0_.view<Rows>(), b.dc0 = dc0_.view<Rows>();
-    b.accumulate_dx = l_.accumulate_dx;
+    b.accumulate_dx = l_.accumulate_dx, b.accumulate_dw = l_.accumulate_dw;
     b.dw_ih = dw_ih_.matrix<Matrix>(), b.dw_hh = dw_hh_.matrix<Matrix>(), b.dw_hr = dw_hr_.matrix<Matrix>();
     b.db_ih = db_ih_.matrix<Matrix>(), b.db_hh = db_hh_.matrix<Matrix>();
     return b;
@@ -140,10 +141,18 @@ class RunCheck {
     if (l_.transposed_weights) return fill({p_.dtype, n, columns, n, 0, 1, n, shift()}, v);
     return fill({p_.dtype, n, columns, n, 0, columns, 1, shift()}, v);
   }
-  Tensor gradient(Gradients which, int64_t n, int64_t columns) {
+  Tensor gradient(DType type, Gradients which, int64_t n, int64_t columns) {
     if (l_.unwanted >> which & 1) return {};
-    if (l_.transposed_weights) return fill({p_.dtype, n, columns, n, 0, 1, n, shift()}, nullptr);
-    return fill({p_.dtype, n, columns, n, 0, columns, 1, shift()}, nullptr);
+    if (l_.transposed_weights) return fill({type, n, columns, n, 0, 1, n, shift()}, nullptr);
+    return fill({type, n, columns, n, 0, columns, 1, shift()}, nullptr);
+  }
+  Tensor weight_gradient(Gradients which, int64_t n, int64_t columns, Values& want) {
+    if (!l_.accumulate_dw) return gradient(p_.dtype, which, n, columns);
+    Tensor sum = gradient(p_.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32, which, n, columns);
+    if (sum.defined())
+      for (double& w : want) w += 1;
+    const Values ones(static_cast<size_t>(n * columns), 1);
+    return sum.defined() ? fill(sum, &ones) : sum;
   }
   Tensor state_gradient(Gradients which, int64_t columns) {
     return l_.unwanted >> which & 1 ? Tensor() : rows(nullptr, columns, false);
@@ -384,7 +393,7 @@ inline std::string to_string(const Problem& p, const Layout& l) {
       " P=" + std::to_string(p.projection) + (p.reverse ? " reverse" : "") + (p.sizes.empty() ? "" : " packed") +
       (p.h0.empty() ? " no-state" : "") + (p.b_ih.empty() ? " no-bias" : "") + (l.batch_first ? " batch-first" : "") +
       (l.gaps ? " gaps" : "") + (l.transposed_weights ? " transposed" : "") + (l.strided ? " strided" : "") +
-      (l.one_h0 ? " one-h0" : "") + (l.accumulate_dx ? " accumulate" : "");
+      (l.one_h0 ? " one-h0" : "") + (l.accumulate_dx ? " accumulate" : "") + (l.accumulate_dw ? " add-dw" : "");
   return s + " shift=" + std::to_string(l.shift) + " unwanted=" + std::to_string(l.unwanted);
 }
 

@@ -55,6 +55,8 @@ struct RandomCall {
     if (l.one_h0) use_one_h0(p);
     l.shift = chance(2) ? static_cast<int>(random() % 4) : 0;
     l.accumulate_dx = chance(3);
+    // Not drawn: the calls in which mutations are known to show stay as they are.
+    l.accumulate_dw = (p.steps + p.batch + p.hidden) % 4 == 0;
     if (chance(3)) l.unwanted = static_cast<unsigned>(random()) & ((1u << kGradients) - 1);
     runs.push_back(p);
     if (draw.directions && chance(3))
