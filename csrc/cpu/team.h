@@ -25,7 +25,7 @@ class Barrier {
       __atomic_store_n(&generation_, generation + 1, __ATOMIC_RELEASE);
       return;
     }
-    constexpr int kSpins = 2000;
+    constexpr int kSpins = 300;
     for (int spins = 0; __atomic_load_n(&generation_, __ATOMIC_ACQUIRE) == generation;)
       if (++spins < kSpins) {
 #if defined(__SSE2__)
