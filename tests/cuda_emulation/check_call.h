@@ -149,10 +149,10 @@ class RunCheck {
   Tensor weight_gradient(Gradients which, int64_t n, int64_t columns, Values& want) {
     if (!l_.accumulate_dw) return gradient(p_.dtype, which, n, columns);
     Tensor sum = gradient(p_.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32, which, n, columns);
-    if (sum.defined())
-      for (double& w : want) w += 1;
-    const Values ones(static_cast<size_t>(n * columns), 1);
-    return sum.defined() ? fill(sum, &ones) : sum;
+    if (!sum.defined()) return sum;
+    for (double& w : want) w += 1;
+    const Values ones(want.size(), 1);
+    return fill(std::move(sum), &ones);
   }
   Tensor state_gradient(Gradients which, int64_t columns) {
     return l_.unwanted >> which & 1 ? Tensor() : rows(nullptr, columns, false);
