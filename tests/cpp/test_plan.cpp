@@ -67,8 +67,8 @@ void check_decisions() {
   CHECK(plan(shape(100, 32, 160, 160), 1).fuse_input);
   CHECK(!plan(shape(100, 8, 160, 160), 1).fuse_input);
   // A thread that owns hidden units reads its part of the weights alone.
-  CHECK(!plan(shape(100, 32, 176, 176), 1).fuse_input);
-  CHECK(plan(shape(100, 32, 176, 176), 2).fuse_input);
+  CHECK(!plan(shape(100, 32, 240, 240), 1).fuse_input);
+  CHECK(plan(shape(100, 32, 240, 240), 2).fuse_input);
   CHECK(!plan(shape(100, 32, 320, 320), 2).fuse_input);
   // Few rows do not repay packing, more of them where packed weights are not kept.
   CHECK(plan(shape(3, 8, 512, 512), 1, Use::kInference).in_place);
