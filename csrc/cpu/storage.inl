@@ -56,7 +56,7 @@ LF_INLINE Vec<float> load_stored(const Float16* p) {
 #elif defined(__F16C__) && LF_VECTOR_BYTES == 32
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-  Vec<float> v;
+  Vec<float> v{};  // without: a warning of g++ 12 for Arm
   for (int i = 0; i < kLanes<float>; i++) v[i] = static_cast<float>(p[i]);
   return v;
 #endif
