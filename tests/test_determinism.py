@@ -11,7 +11,20 @@ from lstmfast import _C
 THREADS = (1, 2, 3, 4)
 ROUNDING = {torch.float64: {"rtol": 1e-11, "atol": 1e-12}, torch.float32: {"rtol": 1e-4, "atol": 2e-6}}
 
-# Sizes at which the plan changes with the number of threads: how many share, whether they share sequences or units.
+
+def size_of_which_a_part_fits():
+    """The smallest whose weights stay in this machine's L2 for each of two threads, and not for one."""
+
+    def fuses(size, threads):
+        return _C.plan("LSTM", 6, 24, size, size, threads=threads)["fuse_input"]
+
+    return next(size for size in range(16, 8192, 16) if fuses(size, 2) and not fuses(size, 1))
+
+
+PART = size_of_which_a_part_fits()
+
+# Sizes at which the plan changes with the number of threads: how many share, whether they share sequences or units, and
+# what a step multiplies.
 SIZES = {  # steps, batch, input size, hidden size
     "one sequence": (40, 1, 65, 130),
     "two sequences": (40, 2, 65, 64),
@@ -22,6 +35,7 @@ SIZES = {  # steps, batch, input size, hidden size
     "a few rows": (2, 4, 129, 151),
     "many short blocks": (9, 97, 17, 33),
     "long": (300, 7, 17, 33),
+    "a part of the weights in the cache": (6, 24, PART, PART),
 }
 
 

@@ -14,7 +14,8 @@
 namespace lstmfast::LF_ISA {
 
 // Counts arrivals in one word; the last one turns the generation. Waiting spins, because a step takes microseconds,
-// then yields, because the thread it waits for may not even be running.
+// then yields, because the thread it waits for may not even be running: soon, since spinning keeps that one from its
+// core.
 class Barrier {
  public:
   LF_INLINE void wait(int threads) {
