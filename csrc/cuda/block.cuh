@@ -35,21 +35,19 @@ LF_DEVICE DeviceStep device_step(const PersistentCall& p, int t) {
   return {t, static_cast<int>(p.offsets[t + 1]) - row, row};
 }
 
-// A block's shared memory: weights, where registers are not enough (pieces.cuh); the operand's tiles, the sums of
-// slices, the cell's private state, and in forward the biases. Before the first step weights pass through it.
-template <class S, int values>
+// A block's shared memory: weights, where registers are not enough (pieces.cuh); the operand's tiles, the cell's
+// private state, in forward the biases, and the sums of slices. Before the first step weights pass through it.
+template <class S, int values, bool has_biases>
 struct SharedMemory {
   unsigned char* operand;
-  float *sums, *state, *biases;
+  float *state, *biases, *sums;
 
   LF_DEVICE SharedMemory(const Tiling& t, int weight_bytes, int operand_bytes) {
     operand = dev::shared_memory() + weight_bytes;
-    sums = reinterpret_cast<float*>(operand + operand_bytes);
-    // sum_tiles says the same of what is not split, but the kernels with the fewest registers would spill over it.
-    state = sums + (weight_bytes   ? t.sum_tiles * t.warps() * S::kRowTiles * 4 * 32
-                    : t.slices > 1 ? t.tiles * t.warps() * S::kRowTiles * 4 * 32
-                                   : 0);
+    state = reinterpret_cast<float*>(operand + operand_bytes);
     biases = state + t.tiles * t.unit_warps * values * 32;
+    // Last: of how many there are depends no address, which would take a register.
+    sums = biases + (has_biases ? t.unit_warps * S::kHalves * 8 : 0);
   }
   // Value i of the state that this thread keeps for tile j: a place that no other thread touches.
   LF_DEVICE float& own(const Place& at, int j, int i) const {
@@ -59,10 +57,9 @@ struct SharedMemory {
   LF_DEVICE float& bias(const Place& at, int half) const {
     return biases[(at.unit_warp * S::kHalves + half) * 8 + at.g];
   }
-  // The place of the warp's own, found by its number or as the others': either spares some kernels a register.
-  template <bool by_warp = false>
+  // The place of the warp's own is found by its number, not by its units and slice as the others': a register less.
   LF_DEVICE void store(const Place& at, int j, const Sums<S>& x) const {
-    float* to = by_warp ? sums + (j * at.t.warps() + at.warp) * S::kRowTiles * 4 * 32 + at.lane : slot(at, j, at.slice);
+    float* to = sums + (j * at.t.warps() + at.warp) * S::kRowTiles * 4 * 32 + at.lane;
 #pragma unroll
     for (int i = 0; i < S::kRowTiles * 4; i++) to[i * 32] = x.at[i / 4][i % 4];
   }
@@ -78,7 +75,7 @@ struct SharedMemory {
   }
   // Zeros in the operand: where there is no sequence, no unit, or no state yet.
   LF_DEVICE void clear_operand() const {
-    const int bytes = static_cast<int>(reinterpret_cast<unsigned char*>(sums) - operand);
+    const int bytes = static_cast<int>(reinterpret_cast<unsigned char*>(state) - operand);
     for (int i = static_cast<int>(dev::thread_index()) * 16; i < bytes; i += static_cast<int>(dev::thread_count()) * 16)
       store_pack(reinterpret_cast<float*>(operand + i), Pack<float, 4>{});
   }

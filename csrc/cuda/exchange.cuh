@@ -13,7 +13,6 @@
 //   end()                after the last release, which no acquire follows
 //   kStacked             whether a part of the operand comes from the run beside; handed_on(s, n, col) is then what the
 //                        next run gets at step s, set before release(s + 1); `feeds` if there is such a run
-//   kInShared            whether the whole operand is in shared memory
 //   kMailed              whether warps hand over by mail() instead of place() and send(): mailbox.cuh
 //
 // in the order begin(), send(0, j), release(0), for each step s: acquire(s), arrive(s, j), send(s + 1, j),
@@ -27,7 +26,7 @@ namespace lstmfast::cuda {
 // The operand of two steps, in this block's shared memory.
 template <class T>
 struct InShared {
-  static constexpr bool kStacked = false, kInShared = true, kMailed = false;
+  static constexpr bool kStacked = false, kMailed = false;
   unsigned char* shared;
   int step_bytes, pitch;
 
@@ -97,7 +96,7 @@ struct InCluster : InShared<T> {
 // the group's operand.
 template <class T>
 struct ThroughL2 {
-  static constexpr bool kStacked = false, kInShared = false, kMailed = false;
+  static constexpr bool kStacked = false, kMailed = false;
   unsigned char* shared;
   const PersistentCall& p;
   int pitch, row_bytes, tiles;

@@ -46,7 +46,7 @@ LF_DEVICE void receive_words(unsigned missing, const From& from, const To& to) {
 // sequences that there are.
 template <class T>
 struct ThroughMailbox {
-  static constexpr bool kStacked = false, kInShared = false, kMailed = true;
+  static constexpr bool kStacked = false, kMailed = true;
 
   unsigned char* shared;
   const PersistentCall& p;

@@ -40,19 +40,20 @@ LF_DEVICE void product_and_cell(const Place& at, const Weights<S>& weights, cons
                                 const Finish& finish, const Store& store) {
   auto loaded = load(at.slice);
   exchange.acquire(s);
-  const int depth = at.slice * S::kDepthTiles * kTileBytes;
   const auto multiply = [&](int j) {
     exchange.template arrive<S>(s, j);
     dev::sync_warp();  // lanes may come from different branches of the cell
     Sums<S> sums{};
-    Multiplier::multiply(sums, weights, exchange.tile(s, j) + depth, at.t.pitch, at.lane);
+    // Where a lane reads is found anew for each tile, not kept in a register.
+    const int depth = dev::anew(at.slice) * S::kDepthTiles * kTileBytes;
+    Multiplier::multiply(sums, weights, exchange.tile(s, j) + depth, at.t.pitch, dev::anew(at.lane));
     return sums;
   };
   const bool alone = at.t.slices == 1;
   if (!alone) {
     int j = 0;  // not counted beforehand, which would take a register
 #pragma unroll 1
-    do shared.template store<Exchange::kInShared>(at, j, multiply(j));
+    do shared.store(at, j, multiply(j));
     while ((j = dev::anew(j + 1)) < at.t.tiles);
     dev::sync_block();
   }
@@ -83,7 +84,7 @@ struct PersistentKernel {
   const Params& p;
   const typename Params::Run& r;
   const Place at;
-  const SharedMemory<S, kGroups * 2> shared;
+  const SharedMemory<S, kGroups * 2, std::is_same_v<Params, PersistentForward>> shared;
   const ExchangePolicy<T> exchange;
 
   LF_DEVICE explicit PersistentKernel(const Params& params)
@@ -395,11 +396,12 @@ struct PersistentBackwardKernel
     dev::sync_block();
     exchange.begin();
     exchange.release(0);  // zeros: the product of the first step is not used
-    // Against forward's order. After the last step one more product gives the gradient of h0.
+    // Against forward's order. After the last step one more product gives the gradient of h0: asked anew at each step,
+    // since the number of products would take a register.
     DeviceStep after = device_step(p, -1), step = device_step(p, r.reverse ? 0 : p.steps - 1);
-    const int products = p.steps + (r.dh0.data || r.dc0.data ? 1 : 0);
+    const auto goes_on = [&](int s) { return s < p.steps || (s == p.steps && (r.dh0.data || r.dc0.data)); };
 #pragma unroll 1
-    for (int s = 0; s < products; s++) {
+    for (int s = 0; goes_on(s); s++) {
       const DeviceStep before = device_step(p, r.reverse ? step.t + 1 : step.t - 1);
       product_and_cell<Multiplier>(
           at, weights, shared, exchange, s, [&](int j) { return load(step, before, j); },
