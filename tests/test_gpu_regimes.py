@@ -16,6 +16,10 @@ from lstmfast import _C
 REGIMES = {"general", "one SM", "cluster", "whole GPU", "stack"}
 
 
+def regimes(backward):
+    return REGIMES if backward else REGIMES | {"fused steps"}
+
+
 def regime(options, dtype, sizes, backward, choice=-1):
     steps, batch, input_size, hidden_size = sizes
     plan = _C.cuda_plan(
@@ -34,13 +38,19 @@ def test_setups_meet_every_regime(backward):
         regime(options, dtype, (12, batch, 32, hidden_size), backward)
         for options, hidden_size, batch in setups.SETUPS
         for dtype in setups.DTYPES
-    } == REGIMES
+    } == regimes(backward)
 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_sanitizer_meets_every_regime(backward):
     assert {
-        regime(Options(cell, layers), dtype, (sanitize.STEPS, batch, sanitize.INPUT, hidden_size), backward, choice)
-        for cell, dtype, (hidden_size, batch, layers, choice), _ in sanitize.CALLS
+        regime(
+            options := Options(cell, size[2]),
+            dtype,
+            (sanitize.STEPS, size[1], sanitize.INPUT, size[0]),
+            backward,
+            sanitize.choices(options, dtype, size, "H200")[backward],
+        )
+        for cell, dtype, size, _ in sanitize.CALLS
         if dtype != torch.float64
-    } == REGIMES
+    } == regimes(backward)

@@ -37,8 +37,10 @@ SIZES = {
     "cluster": (256, 128, 64, 32),
     "whole GPU": (512, 256, 128, 64),
     "stack": (256, 128),  # and where the planner prefers it: else layers go one by one
+    "fused steps": (100,),
 }
-STEPS, BATCH, INPUT = 12, 20, 40
+STEPS, INPUT = 12, 40
+PLANNERS, GENERAL = -1, -2  # see choose_cuda_plans() in lstmfast/_C.pyi
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,17 @@ class Case:
     def layers(self) -> int:
         return 2 if self.regime == "stack" else 1
 
+    @property
+    def batch(self) -> int:
+        return 5 if self.regime == "fused steps" else 20
+
     def __str__(self) -> str:
         kind = self.dtype if self.precision == "highest" else "TF32"
         return f"{self.regime}, {kind}"
 
 
 CASES = [Case(regime, *kind) for regime in SIZES for kind in KINDS]
-CASES.append(Case("general", "float64", "highest"))
+CASES += [Case(regime, "float64", "highest") for regime in ("general", "fused steps")]
 
 
 def watch(command: Sequence[str], count: int, *, start: float, case: float, end: float, on_result=print) -> list[dict]:
@@ -131,19 +137,20 @@ def plans(case: Case, gpu: int | str) -> tuple[int, int, int] | None:
 
     def find(hidden: int, backward: bool) -> int | None:
         def plan(choice: int) -> dict[str, Any]:
-            sizes = (STEPS, BATCH, INPUT, hidden, 0)
+            sizes = (STEPS, case.batch, INPUT, hidden, 0)
             tf32 = case.precision != "highest"
             return _C.cuda_plan("LSTM", case.dtype, *sizes, 1, case.layers, backward, tf32, gpu, choice)
 
-        if case.regime == "stack" and plan(-1)["regime"] != "stack":
+        if case.regime == "stack" and plan(PLANNERS)["regime"] != "stack":
             return None
-        fitting = [i for i in range(plan(-1)["candidates"]) if plan(i)["regime"] == case.regime]
+        fitting = [i for i in range(plan(PLANNERS)["candidates"]) if plan(i)["regime"] == case.regime]
         return min(fitting, key=lambda i: plan(i)["microseconds"], default=None)
 
     for hidden in SIZES[case.regime]:
         if case.regime == "general":
-            return hidden, -2, -2
-        forward, backward = find(hidden, False), find(hidden, True)
+            return hidden, GENERAL, GENERAL
+        forward = find(hidden, False)
+        backward = GENERAL if case.regime == "fused steps" else find(hidden, True)
         if forward is not None and backward is not None:
             return hidden, forward, backward
     return None
@@ -174,7 +181,7 @@ def work(numbers: Sequence[int], device: str, gpu: int | str) -> None:
         passed: dict[str, float] = {}
         result = "ok"
         for mode in ("inference", "training"):
-            shape = Shape(STEPS, BATCH, INPUT, hidden, case.layers)
+            shape = Shape(STEPS, case.batch, INPUT, hidden, case.layers)
             point = Point(shape, mode=mode, dtype=case.dtype, precision=case.precision, device=device)
             try:
                 _C.choose_cuda_plans(*choices)

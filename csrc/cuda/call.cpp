@@ -101,7 +101,7 @@ RowsOperand Call::operand(const ConstRows& rows, int64_t columns) {
 }
 void Call::take_recurrent_weights() {
   w_hr_ = operand(p_.w_hr, output_, hidden_);
-  if (!is_persistent() || projects_) w_hh_ = operand(p_.w_hh, gates_ * hidden_, output_);
+  if (is_general() || is_closed()) w_hh_ = operand(p_.w_hh, gates_ * hidden_, output_);
   recurrent_weights_ = static_cast<char*>(arena_.take(gates_ * hidden_ * hidden_ * size_, is_closed()));
 }
 void Call::take_initial_state() {

@@ -45,7 +45,7 @@ class Common {
   Common(const ForwardParams& like, const Context& context, const Request& request, const Plan& plan, Arena& arena,
          bool wants_offsets);
 
-  bool is_persistent() const { return plan.regime != Regime::kGeneral; }
+  bool is_persistent() const { return cuda::is_persistent(plan.regime); }
   const int64_t* offsets() const { return offsets_; }
   Result prepare() const;  // fills the offsets in, and clears what blocks meet in
   PersistentCall persistent_call() const;
@@ -107,6 +107,8 @@ class Call {
   void multiply_recurrent_weights();
 
   bool is_persistent() const { return common_.is_persistent(); }
+  bool is_general() const { return common_.plan.regime == Regime::kGeneral; }
+  bool is_fused() const { return common_.plan.regime == Regime::kFusedSteps; }
   // A projection is linear: W_hh h = (W_hh W_hr) m, where m is the cell's output. So the persistent kernels run the
   // recurrence of m as they run that of any h, with one exchange per step; h, and what is known of its gradient, are
   // products over all rows.

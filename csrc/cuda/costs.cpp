@@ -112,30 +112,52 @@ double library_rate(const Request& r, const Costs& c) {
 }
 }  // namespace
 
-// A step of the general path: two launches, with a projection three, and whichever is slower, arithmetic or reading the
-// weights: from L2, if they can stay there from step to step.
+namespace {
+// What a step outside of the persistent kernels multiplies by, W_hh and W_hr.
+double weights_of(const Request& r) {
+  const double output = static_cast<double>(r.projection ? r.projection : r.hidden);
+  return output * static_cast<double>(r.hidden) * (r.gates + (r.projection ? 1 : 0));
+}
+// An SM's cycles to read its share of them: from L2, if they can stay there from step to step.
+double reading_cycles(const Request& r, const GpuInfo& gpu, const Costs& c) {
+  const double bytes = weights_of(r) * size_of(r.dtype);
+  const double rate = bytes < kKept * static_cast<double>(gpu.l2_bytes) ? c.l2_bytes : c.memory_bytes;
+  return bytes / rate / std::max(1, gpu.sm_count);
+}
+}  // namespace
+
+// A step of the general path: two launches, with a projection three, and whichever is slower, arithmetic or reading.
 double general_microseconds(const Request& r, const GpuInfo& gpu) {
   const Costs c = costs_of(gpu);
-  const double output = static_cast<double>(r.projection ? r.projection : r.hidden);
-  const double elements = output * static_cast<double>(r.hidden) * (r.gates + (r.projection ? 1 : 0));
-  const double bytes = elements * size_of(r.dtype);
-  const double read = bytes < kKept * static_cast<double>(gpu.l2_bytes) ? c.l2_bytes : c.memory_bytes;
-  const double cycles =
-      std::max(static_cast<double>(r.batch) * elements / library_rate(r, c), bytes / read) / std::max(1, gpu.sm_count);
-  return c.launches + (r.projection ? c.projection : 0) + cycles / c.megahertz;
+  const double arithmetic =
+      static_cast<double>(r.batch) * weights_of(r) / library_rate(r, c) / std::max(1, gpu.sm_count);
+  return c.launches + (r.projection ? c.projection : 0) + std::max(arithmetic, reading_cycles(r, gpu, c)) / c.megahertz;
+}
+
+// One launch less. A lane converts each element of the weights once and multiplies it by all rows; of the rows it
+// loads and converts what all gates use.
+double fused_microseconds(const Request& r, const GpuInfo& gpu) {
+  const Costs c = costs_of(gpu);
+  const double rows = static_cast<double>(r.batch), converted = size_of(r.dtype) == 2 ? 1 : 0;
+  const double instructions = weights_of(r) * (rows * c.fma + converted + rows * (1 + converted) / r.gates);
+  const double arithmetic = instructions / 128 / std::max(1, gpu.sm_count);
+  return c.fused_launch + (r.projection ? c.projection : 0) +
+         (c.l2_latency + c.cell + std::max(arithmetic, reading_cycles(r, gpu, c))) / c.megahertz;
 }
 
 double start_microseconds(const Request& r, const GpuInfo& gpu) {
   const Costs c = costs_of(gpu);
   const double hidden = static_cast<double>(r.hidden);
   const double product = r.gates * hidden * hidden * static_cast<double>(r.projection);
-  return c.start + product / library_rate(r, c) / std::max(1, gpu.sm_count) / c.megahertz;
+  const double loading = reading_cycles(r, gpu, c),
+               multiplying = product / library_rate(r, c) / std::max(1, gpu.sm_count);
+  return std::max(c.start, c.fused_launch + loading / c.megahertz) + multiplying / c.megahertz;
 }
 
 double call_microseconds(const Plan& plan, const Request& r, const GpuInfo& gpu) {
   // A stack's last layer is runs - 1 steps behind the first.
   const auto steps = static_cast<double>(plan.regime == Regime::kStack ? r.steps + plan.runs - 1 : r.steps);
-  const double start = plan.regime == Regime::kGeneral ? 0 : start_microseconds(r, gpu);
+  const double start = is_persistent(plan.regime) ? start_microseconds(r, gpu) : 0;
   return (start + plan.microseconds * steps) * r.runs / plan.runs;
 }
 

@@ -29,8 +29,9 @@ struct Costs {
   double exchange_bytes = 48;   // an SM reads from L2 while the others of its group read the same
   double l2_bytes = 21;         // an SM reads from L2 while the others read something else
   double launches = 5;          // microseconds: a product and a pointwise kernel, one after the other
+  double fused_launch = 2.5;    // microseconds: one kernel
   double projection = 2.5;      // microseconds: one product more
-  double start = 6;             // microseconds: a persistent kernel's launch and the loading of its weights
+  double start = 6;             // microseconds: a persistent kernel's launch and the loading of not too many weights
 };
 Costs costs_of(const GpuInfo& gpu);
 
@@ -41,7 +42,8 @@ int64_t slots(int64_t group_blocks, Regime regime, const GpuInfo& gpu);
 // Expected of a step of a launch of a persistent plan, or of the general path, without the products over all rows.
 double persistent_microseconds(const Request& r, const Plan& plan, const GpuInfo& gpu);
 double general_microseconds(const Request& r, const GpuInfo& gpu);
-// Before a persistent kernel's first step: its launch, and with a projection the product of the weights.
+double fused_microseconds(const Request& r, const GpuInfo& gpu);  // of a fused step, without the input's part
+// Before a persistent kernel's first step: its launch, the loading of its weights, and with a projection their product.
 double start_microseconds(const Request& r, const GpuInfo& gpu);
 // Of all that is asked for, as this plan does it, one launch after the other.
 double call_microseconds(const Plan& plan, const Request& r, const GpuInfo& gpu);

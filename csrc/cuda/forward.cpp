@@ -1,5 +1,6 @@
 // Forward: x W_ih' over all rows, then for each step h W_hh' on top of its rows and a pointwise kernel; with a
-// projection, W_hr after it. Or the persistent kernel instead of the steps, with W_hr after all of them.
+// projection, W_hr after it. Or both in one kernel, with x W_ih' too if there is but one step. Or the persistent kernel
+// instead of the steps, with W_hr after all of them.
 #include "call.h"
 
 namespace lstmfast::cuda {
@@ -13,21 +14,21 @@ class Forward : public Call {
   static bool wants_offsets(const Params&) { return false; }
 
   Forward(const Params& p, const Common& common, Arena& arena, bool is_fed) : Call(p, common, arena, is_fed) {
-    if (!is_fed_) x_ = operand(p.x, input_);
-    if (!is_persistent() || (projects_ && p.h0.data)) take_initial_state();
-    if (!is_fed_) w_ih_ = operand(p.w_ih, gates_ * hidden_, input_);
+    if (multiplies_input()) x_ = operand(p.x, input_);
+    if (is_general() || (is_closed() && p.h0.data)) take_initial_state();
+    if (multiplies_input()) w_ih_ = operand(p.w_ih, gates_ * hidden_, input_);
     take_recurrent_weights();
     b_ih_ = bias(p.b_ih);
     b_hh_ = bias(p.b_hh);
     if (p.reserve) return;
     const int64_t batch = p.shape.batch;
-    reserve_.gates = static_cast<char*>(arena_.take(rows_ * gates_ * hidden_ * compute_size_, !is_fed_));
+    reserve_.gates = static_cast<char*>(arena_.take(rows_ * gates_ * hidden_ * compute_size_, multiplies_input()));
     c_state_ = static_cast<char*>(arena_.take(batch * hidden_ * compute_size_, has_c_ && !is_persistent()));
     cell_out_ = static_cast<char*>(arena_.take((is_persistent() ? rows_ : batch) * hidden_ * size_, projects_));
   }
 
   Result begin() {
-    if (!is_fed_)
+    if (multiplies_input())
       gemm("x w_ih", true, rows_, gates_ * hidden_, input_, readable(x_), transposed(readable(w_ih_)),
            {reserve_.gates, gates_ * hidden_, 1});
     biases_[0] = readable(b_ih_).data;
@@ -64,6 +65,10 @@ class Forward : public Call {
   }
 
  private:
+  // x W_ih' over all rows: not in a stack, where x comes step by step, nor where the only step has it in its kernel.
+  bool multiplies_input() const { return !is_fed_ && !has_whole_step(); }
+  bool has_whole_step() const { return is_fused() && steps_.count() == 1; }
+
   // Before its first step a sequence has no output of the cell, but h0.
   void enter_initial_state() {
     const ConstRows h0 = readable_initial_state();
@@ -104,16 +109,18 @@ class Forward : public Call {
   void take_step(int64_t t) {
     const int64_t n = steps_.active(t), started = steps_.started(t), row = steps_.first_row(t);
     const int64_t before = steps_.previous(t);
-    char* gates = gates_at(row);
-    recur(t, started ? step(readonly(p_.y), before) : ConstRows{}, 0, started);
-    recur(t, h0_, started, n);
+    const ConstRows h = started ? step(readonly(p_.y), before) : ConstRows{};
+    if (!is_fused()) {
+      recur(t, h, 0, started);
+      recur(t, h0_, started, n);
+    }
 
-    CellForward c{};
+    FusedStep c{};
     c.cell = p_.cell;
     c.rows = n, c.hidden = hidden_;
     c.started = started, c.continued = steps_.continued(t);
     c.b_ih = biases_[0], c.b_hh = biases_[1];
-    c.gates = gates, c.keep = p_.reserve != nullptr;
+    c.gates = gates_at(row), c.keep = p_.reserve != nullptr;
     if (has_c_) {
       c.c_before = started ? cell_state(before) : nullptr;
       c.c = cell_state(t);
@@ -121,10 +128,28 @@ class Forward : public Call {
     }
     c.h = projects_ ? cell_output(row) : step(p_.y, t);
     if (!projects_) c.h_n = p_.h_n;
-    run(kernels_.cell_forward, c);
+    if (is_fused()) {
+      add_operands(c, t, h);
+      run(kernels_.fused_step, c);
+    } else {
+      run<CellForward>(kernels_.cell_forward, c);
+    }
     if (!projects_) return;
     project(row, n, step(p_.y, t));
     keep_final_state(t);
+  }
+
+  // What a fused step multiplies: h, and the rows of x if those are not in the gates already.
+  void add_operands(FusedStep& f, int64_t t, const ConstRows& h) const {
+    f.given = !has_whole_step();
+    FusedStep::Operand &of_x = f.operands[0], &of_h = f.operands[1];
+    if (!f.given) of_x.w = p_.w_ih, of_x.depth = input_;
+    if (f.started || p_.h0.data) of_h.w = p_.w_hh, of_h.depth = output_;
+    const ConstRows x = step(p_.x, t);
+    for (int64_t n = 0; n < f.rows; n++) {
+      of_x.row[n] = f.given ? nullptr : from_row(x, n).data;
+      of_h.row[n] = from_row(n < f.started ? h : p_.h0, n).data;
+    }
   }
 
   // y of n rows, the first of which is `row` of all.

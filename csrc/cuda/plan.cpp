@@ -65,6 +65,7 @@ bool is_possible(Regime regime, int64_t blocks, int runs, const GpuInfo& gpu) {
     case Regime::kStack:
       return blocks * runs <= gpu.sm_count && gpu.cooperative;
     case Regime::kGeneral:
+    case Regime::kFusedSteps:
       break;
   }
   return false;
@@ -177,22 +178,31 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
   });
 }
 
+bool can_fuse_steps(const Request& r) { return !r.backward && !r.stacked && r.batch <= kMostFusedRows; }
+Plan with_launches(Regime regime, double microseconds, const char* why_not_persistent) {
+  Plan plan;
+  plan.regime = regime, plan.microseconds = microseconds;
+  plan.reason = why_not_persistent ? why_not_persistent : "no persistent kernel is expected to be faster";
+  return plan;
+}
+Plan fused_steps(const Request& r, const GpuInfo& gpu) {
+  return with_launches(Regime::kFusedSteps, fused_microseconds(r, gpu), unsuited(r, gpu));
+}
+
+// Of all but the general path.
 template <class F>
-void for_each_persistent_plan(const Request& r, const GpuInfo& gpu, const F& f) {
+void for_each_plan(const Request& r, const GpuInfo& gpu, const F& f) {
+  const bool is_suited = !unsuited(r, gpu);
   for (int runs = r.stacked ? r.runs : 1; runs <= r.runs; runs++)
-    if (r.runs % runs == 0) for_each_persistent_plan(r, runs, gpu, f);
+    if (is_suited && r.runs % runs == 0) for_each_persistent_plan(r, runs, gpu, f);
+  if (can_fuse_steps(r)) f(fused_steps(r, gpu));
 }
 
 }  // namespace
 
 Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
-  Plan best;
-  best.microseconds = general_microseconds(r, gpu);
-  if (const char* why = unsuited(r, gpu)) {
-    best.reason = why;
-    return best;
-  }
-  best.reason = "no persistent kernel is expected to be faster";
+  Plan best = with_launches(Regime::kGeneral, general_microseconds(r, gpu), unsuited(r, gpu));
+  if (can_fuse_steps(r) && fused_microseconds(r, gpu) < best.microseconds) best = fused_steps(r, gpu);
   if (r.stacked) {  // against layer after layer
     Request layer = r;
     layer.stacked = false, layer.runs = 1;
@@ -202,7 +212,7 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
   if (candidate < 0 && least <= start_microseconds(r, gpu)) return best;
   const int plans = candidate < 0 ? 0 : candidates(r, gpu), wanted = plans ? candidate % plans : -1;
   int index = 0;
-  for_each_persistent_plan(r, gpu, [&](const Plan& p) {
+  for_each_plan(r, gpu, [&](const Plan& p) {
     const double expected = call_microseconds(p, r, gpu);
     if (wanted < 0 ? expected < least : index == wanted) best = p, least = expected;
     index++;
@@ -211,7 +221,7 @@ Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
 }
 int candidates(const Request& r, const GpuInfo& gpu) {
   int plans = 0;
-  if (!unsuited(r, gpu)) for_each_persistent_plan(r, gpu, [&](const Plan&) { plans++; });
+  for_each_plan(r, gpu, [&](const Plan&) { plans++; });
   return plans;
 }
 
@@ -267,6 +277,13 @@ std::string describe(const Plan& p) {
     std::snprintf(text, sizeof text,
                   "general: a product and a pointwise kernel per step (%s); %.2f us a step by a model, not measured",
                   p.reason, p.microseconds);
+    return text;
+  }
+  if (p.regime == Regime::kFusedSteps) {
+    std::snprintf(
+        text, sizeof text,
+        "fused: one kernel per step for its products and the cell (%s); %.2f us a step by a model, not measured",
+        p.reason, p.microseconds);
     return text;
   }
   const Tiling& t = p.tiling;

@@ -27,7 +27,10 @@ enum class Regime {
   kCluster,   // persistent: the blocks of a cluster share W_hh and write into each other's shared memory (from 9.0 on)
   kWholeGpu,  // persistent: the blocks of a group share W_hh and exchange through L2 every step
   kStack,     // the same for all layers at once, as a wavefront: groups hold W_ih too, and hand on what they compute
+  kFusedSteps,  // forward, few sequences: one kernel per step for its products and the cell; any size
 };
+constexpr bool is_persistent(Regime regime) { return regime != Regime::kGeneral && regime != Regime::kFusedSteps; }
+constexpr int kMostFusedRows = 8;  // the sequences of a fused step
 
 // How the blocks of a group exchange through L2.
 enum class Meeting {
@@ -108,7 +111,7 @@ struct Request {
 };
 
 // The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)
-// of all persistent plans that the GPU can run.
+// of all plans that the GPU can run, but for the general path: the persistent ones, and then fused steps.
 Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate = -1);
 int candidates(const Request& r, const GpuInfo& gpu);  // how many there are
 std::string describe(const Plan& plan);

@@ -11,51 +11,70 @@ constexpr int kThreads = 256;
 
 LF_DEVICE int64_t global_thread() { return static_cast<int64_t>(dev::block_index()) * kThreads + dev::thread_index(); }
 
+// The cells of V hidden units of row n, by one thread: what they need is read before the products, where there are
+// some, and stored after them.
+template <class Cell, class T, int V>
+class CellsAt {
+ public:
+  using C = ComputeType<T>;
+
+  LF_DEVICE CellsAt(const CellForward& p, bool has_gates, int64_t n, int64_t unit) : n_(n), unit_(unit) {
+#pragma unroll
+    for (int g = 0; g < Cell::kGates; g++) {
+      if (has_gates) pre_[g] = load_pack<V>(gates(p) + g * p.hidden);
+      const Pack<C, V> b_ih = load_computed<V>(p.b_ih ? static_cast<const T*>(p.b_ih) + g * p.hidden + unit : nullptr);
+      const Pack<C, V> b_hh = load_computed<V>(p.b_hh ? static_cast<const T*>(p.b_hh) + g * p.hidden + unit : nullptr);
+#pragma unroll
+      for (int k = 0; k < V; k++) pre_[g].at[k] += b_ih.at[k] + b_hh.at[k];
+    }
+    if constexpr (Cell::kStates > 1) {
+      if (n < p.started)
+        c_ = load_pack<V>(static_cast<const C*>(p.c_before) + n * p.hidden + unit);
+      else if (p.c0.data)
+        c_ = load_computed<V>(row<T>(p.c0, n) + unit);
+    }
+  }
+  LF_DEVICE void add(int gate, int k, C product) { pre_[gate].at[k] += product; }
+  LF_DEVICE void finish(const CellForward& p) {
+    Pack<C, V> h, saved[Cell::kSaved];
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      C x[Cell::kGates], in[Cell::kStates], out[Cell::kStates], keep[Cell::kSaved];
+#pragma unroll
+      for (int g = 0; g < Cell::kGates; g++) x[g] = pre_[g].at[k];
+      in[0] = 0;  // h enters through the product alone
+      if constexpr (Cell::kStates > 1) in[1] = c_.at[k];
+      Cell::template forward<MathFor<T>>(x, in, out, keep);
+#pragma unroll
+      for (int s = 0; s < Cell::kSaved; s++) saved[s].at[k] = keep[s];
+      h.at[k] = out[0];
+      if constexpr (Cell::kStates > 1) c_.at[k] = out[1];
+    }
+    if (p.keep)
+#pragma unroll
+      for (int s = 0; s < Cell::kSaved; s++) store_pack(gates(p) + s * p.hidden, saved[s]);
+    store_computed<V>(row<T>(p.h, n_) + unit_, h);
+    if (n_ >= p.continued && p.h_n.data) store_computed<V>(row<T>(p.h_n, n_) + unit_, h);
+    if constexpr (Cell::kStates > 1) {
+      store_pack(static_cast<C*>(p.c) + n_ * p.hidden + unit_, c_);
+      if (n_ >= p.continued && p.c_n.data) store_computed<V>(row<T>(p.c_n, n_) + unit_, c_);
+    }
+  }
+
+ private:
+  LF_DEVICE C* gates(const CellForward& p) const {
+    return static_cast<C*>(p.gates) + n_ * Cell::kGates * p.hidden + unit_;
+  }
+  const int64_t n_, unit_;
+  Pack<C, V> pre_[Cell::kGates]{}, c_{};
+};
+
 // Traffic per hidden unit, float32: reads G pre-activations and c, writes G (if kept), c and h. Biases come from cache.
 template <class Cell, class T, int V>
-__global__ void __launch_bounds__(kThreads) cell_forward_kernel(CellForward p) {
-  using C = ComputeType<T>;
+__global__ void __launch_bounds__(kThreads) cell_forward_kernel(const __grid_constant__ CellForward p) {
   const int64_t i = global_thread() * V, n = i / p.hidden, unit = i % p.hidden;
   if (n >= p.rows) return;
-  Pack<C, V> pre[Cell::kGates], c{};
-  C* gates = static_cast<C*>(p.gates) + n * Cell::kGates * p.hidden + unit;
-#pragma unroll
-  for (int g = 0; g < Cell::kGates; g++) {
-    pre[g] = load_pack<V>(gates + g * p.hidden);
-    const Pack<C, V> b_ih = load_computed<V>(p.b_ih ? static_cast<const T*>(p.b_ih) + g * p.hidden + unit : nullptr);
-    const Pack<C, V> b_hh = load_computed<V>(p.b_hh ? static_cast<const T*>(p.b_hh) + g * p.hidden + unit : nullptr);
-#pragma unroll
-    for (int k = 0; k < V; k++) pre[g].at[k] += b_ih.at[k] + b_hh.at[k];
-  }
-  if constexpr (Cell::kStates > 1) {
-    if (n < p.started)
-      c = load_pack<V>(static_cast<const C*>(p.c_before) + n * p.hidden + unit);
-    else if (p.c0.data)
-      c = load_computed<V>(row<T>(p.c0, n) + unit);
-  }
-  Pack<C, V> h, saved[Cell::kSaved];
-#pragma unroll
-  for (int k = 0; k < V; k++) {
-    C x[Cell::kGates], in[Cell::kStates], out[Cell::kStates], keep[Cell::kSaved];
-#pragma unroll
-    for (int g = 0; g < Cell::kGates; g++) x[g] = pre[g].at[k];
-    in[0] = 0;  // h enters through the product alone
-    if constexpr (Cell::kStates > 1) in[1] = c.at[k];
-    Cell::template forward<MathFor<T>>(x, in, out, keep);
-#pragma unroll
-    for (int s = 0; s < Cell::kSaved; s++) saved[s].at[k] = keep[s];
-    h.at[k] = out[0];
-    if constexpr (Cell::kStates > 1) c.at[k] = out[1];
-  }
-  if (p.keep)
-#pragma unroll
-    for (int s = 0; s < Cell::kSaved; s++) store_pack(gates + s * p.hidden, saved[s]);
-  store_computed<V>(row<T>(p.h, n) + unit, h);
-  if (n >= p.continued && p.h_n.data) store_computed<V>(row<T>(p.h_n, n) + unit, h);
-  if constexpr (Cell::kStates > 1) {
-    store_pack(static_cast<C*>(p.c) + n * p.hidden + unit, c);
-    if (n >= p.continued && p.c_n.data) store_computed<V>(row<T>(p.c_n, n) + unit, c);
-  }
+  CellsAt<Cell, T, V>(p, true, n, unit).finish(p);
 }
 
 // Traffic per hidden unit, float32: reads what the cell saved, c twice, dc, dh and dy, writes G gate gradients and dc.

@@ -21,6 +21,19 @@ struct CellForward {
   Rows h_n, c_n;         // T, written from `continued` on
 };
 
+// One step forward in one kernel, for a few rows: what the pre-activations get from up to two operands, x and h or one
+// of them, and CellForward.
+struct FusedStep : CellForward {
+  struct Operand {
+    const void* row[kMostFusedRows];  // T [depth], of each of `rows`; null: zeros
+    ConstMatrix w;                    // T [G*H, depth], any strides
+    int64_t depth = 0;                // 0: there is no such operand
+    bool wide = false;                // set by the launcher: rows and w may be read 16 bytes at a time
+  };
+  bool given = false;  // `gates` holds pre-activations, which the products are added to
+  Operand operands[2];
+};
+
 // One step back through the cell.
 struct CellBackward {
   int cell;
@@ -96,6 +109,7 @@ struct UploadOffsets {
 
 struct StepKernels {
   Result (*cell_forward)(const CellForward&, void* stream);
+  Result (*fused_step)(const FusedStep&, void* stream);
   Result (*cell_backward)(const CellBackward&, void* stream);
   Result (*output_gradient)(const OutputGradient&, void* stream);
   Result (*copy_rows)(const CopyRows&, void* stream);

@@ -1,6 +1,8 @@
 // From arguments to launches: chooses the cell and the vector width. A unit per element type instantiates it.
 #pragma once
-#include "step_kernels.cuh"
+#include <algorithm>
+
+#include "fused_step.cuh"
 
 namespace lstmfast::cuda {
 
@@ -35,6 +37,31 @@ struct StepLaunchers {
                   : dev::launch(cell_forward_kernel<Cell, T, 1>, covering(p.rows * p.hidden), p, stream);
     });
     return known ? launch_result(error, "cell_forward") : Result{Status::kUnknownCell, 0, "cell_forward"};
+  }
+  static bool is_wide(const FusedStep::Operand& o, int64_t rows) {
+    constexpr int64_t kWide = 16 / sizeof(T);
+    const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
+    return o.depth % kWide == 0 && o.w.col_stride == 1 && o.w.row_stride % kWide == 0 && aligned(o.w.data) &&
+           std::all_of(o.row, o.row + rows, aligned);
+  }
+  static Result fused_step(const FusedStep& call, void* stream) {
+    FusedStep p = call;
+    for (FusedStep::Operand& o : p.operands) o.wide = is_wide(o, p.rows);
+    const dev::Launch shape{static_cast<unsigned>((p.hidden * 32 + kFusedThreads - 1) / kFusedThreads), kFusedThreads};
+    int error = 0;
+    const bool known = visit_cell(p.cell, portable::AllCells{}, [&](auto cell) {
+      using Cell = decltype(cell);
+      const auto launch = [&](auto kernel) { error = dev::launch<FusedStep>(kernel, shape, p, stream); };
+      if (p.rows == 1)
+        launch(fused_step_kernel<Cell, T, 1>);
+      else if (p.rows == 2)
+        launch(fused_step_kernel<Cell, T, 2>);
+      else if (p.rows <= 4)
+        launch(fused_step_kernel<Cell, T, 4>);
+      else
+        launch(fused_step_kernel<Cell, T, kMostFusedRows>);
+    });
+    return known ? launch_result(error, "fused_step") : Result{Status::kUnknownCell, 0, "fused_step"};
   }
   static Result cell_backward(const CellBackward& p, void* stream) {
     const bool wide = p.hidden % kVector == 0 && aligned_computed(p.gates) && aligned_computed(p.c_before) &&
@@ -79,8 +106,8 @@ struct StepLaunchers {
     return launch_result(dev::launch(final_sums_kernel<T>, covering(p.columns), p, stream), "final_sums");
   }
 
-  static constexpr StepKernels kTable{cell_forward,    cell_backward,    output_gradient, copy_rows,
-                                      previous_states, output_gradients, column_sums};
+  static constexpr StepKernels kTable{cell_forward, fused_step,      cell_backward,    output_gradient,
+                                      copy_rows,    previous_states, output_gradients, column_sums};
 };
 
 }  // namespace lstmfast::cuda

@@ -158,7 +158,7 @@ py::dict cuda_plan(const std::string& cell, const std::string& dtype, int64_t st
   const bool stacked = at_once > 1;
   const int runs = stacked ? at_once : directions;
   const cuda::Plan plan = cuda::plan_for(p, runs, stacked, context, backward);
-  static const char* const kRegimes[] = {"general", "one SM", "cluster", "whole GPU", "stack"};
+  static const char* const kRegimes[] = {"general", "one SM", "cluster", "whole GPU", "stack", "fused steps"};
   py::dict d;
   d["regime"] = kRegimes[static_cast<int>(plan.regime)];
   d["microseconds"] = plan.microseconds;

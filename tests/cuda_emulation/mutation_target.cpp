@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
     draw_run(random, run, tf32);
 #endif
 #ifdef TEST_GENERAL
-    run.context.persistent = false;
+    draw_launches(i % 2, run);
 #endif
     check_call(call, run);
   }
@@ -104,7 +104,9 @@ int main(int argc, char** argv) {
     const bool tf32 = false;
     draw_run(random, run, tf32);
 #ifdef TEST_GENERAL
-    run.context.persistent = false;
+    draw_launches(true, run);
+    for (const bool ends_between : {false, true}) check_call(call_with_gaps(random, ends_between), run);
+    draw_launches(false, run);
 #endif
     check_call(long_call(random), run);
   }

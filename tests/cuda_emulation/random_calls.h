@@ -106,6 +106,17 @@ inline RandomCall long_call(std::mt19937_64& random) {
   return call;
 }
 
+// float32 rows of weights that begin at a multiple of 16 bytes, but end between two (true), or whose next row does not.
+inline RandomCall call_with_gaps(std::mt19937_64& random, bool ends_between) {
+  RandomCall call;
+  Problem& p = call.runs.emplace_back();
+  p.cell = find_cell("RNN_TANH");
+  p.steps = 1, p.batch = 1, p.input = ends_between ? 33 : 20, p.hidden = 33;
+  fill(p, random, true, true);
+  call.layout.gaps = true, call.layout.shift = ends_between ? 3 : 0;
+  return call;
+}
+
 // Anything that the planner may choose, and more: GPUs of a few multiprocessors, so that small problems need several
 // blocks and groups, and all of the planner's candidates.
 inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
@@ -117,7 +128,14 @@ inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
   run.seed = random() % 5;
 }
 
-// The same, where a part of the weights is in shared memory, forward or backward. False if this call needs none.
+// Outside of the persistent kernels, forward in fused steps where there are few enough sequences, if so wanted.
+inline void draw_launches(bool fused, Run& run) {
+  run.context.gpu = {};  // no persistent kernel runs there
+  run.context.persistent = fused;
+  run.context.candidate = fused ? 0 : -1;
+}
+
+// As draw_run(), where a part of the weights is in shared memory, forward or backward. False if this call needs none.
 inline bool draw_split_run(std::mt19937_64& random, const RandomCall& call, Run& run, const bool& tf32) {
   draw_run(random, run, tf32);
   run.context.gpu.sm_count = static_cast<int>(3 + random() % 16);

@@ -1,5 +1,5 @@
-// The general path on the emulated GPU: every cell and type, sizes around the edges, all layouts of memory, random
-// ones.
+// The general path and fused steps on the emulated GPU: every cell and type, sizes around the edges, all layouts of
+// memory, random ones.
 #define LSTMFAST_EMULATION_MAIN
 #include "check_call.h"
 #include "cpp/check.h"
@@ -12,16 +12,20 @@ int main(int argc, char** argv) {
   bool tf32 = false;
   Run run;
   run.context.blas = {naive_gemm, &tf32};
-  run.context.persistent = false;
   std::mt19937_64 random(1);
   double worst = 0;
   for (int i = 0; i < count; i++) {
     RandomCall call(random,
                     {{DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}, true, false, kCells, true});
     run.seed = static_cast<uint64_t>(i);
+    draw_launches(i % 2, run);
     worst = std::max(worst, check_call(call, run));
   }
-  worst = std::max(worst, check_call(long_call(random), run));
+  for (const bool fused : {false, true}) {
+    draw_launches(fused, run);
+    for (const RandomCall& call : {long_call(random), call_with_gaps(random, false), call_with_gaps(random, true)})
+      worst = std::max(worst, check_call(call, run));
+  }
   std::printf("%d calls, the largest error %.2f of what is allowed\n", count, worst);
   ForwardParams p;
   p.cell = kCells;

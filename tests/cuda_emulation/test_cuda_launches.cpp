@@ -118,6 +118,8 @@ int main() {
             general ? Counts{steps - 1 + 5 - sorts, steps + 2 + sorts, 0} : Counts{4 - sorts, 3 + sorts, clears});
     }
     LstmCall call(steps, true);
+    check("fused forward", Regime::kFusedSteps, steps, call.forward(in(Regime::kFusedSteps, call, false)),
+          {steps > 1, steps, 0});
     constexpr Regime kRegime = Regime::kWholeGpu;
     check("forward by mailbox", kRegime, steps, call.forward(in(kRegime, call, false, Meeting::kMailbox)), {1, 1, 1});
     const int64_t sorts = steps == 1;
@@ -126,6 +128,8 @@ int main() {
     LstmCall stateless(steps, false);
     check("forward without a state", Regime::kGeneral, steps, stateless.forward(in(Regime::kGeneral, stateless, false)),
           {1 + steps, steps + 1, 0});
+    check("fused forward without a state", Regime::kFusedSteps, steps,
+          stateless.forward(in(Regime::kFusedSteps, stateless, false)), {steps > 1, steps, 0});
   }
   return finish();
 }

@@ -19,7 +19,8 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
     const cuda::Plan plan = cuda::make_plan(r, run.context.gpu, run.context.candidate);
     const cuda::Tiling& t = plan.tiling;
     std::string s = backward ? "backward" : "forward ";
-    static const char* const kRegimes[] = {", general", ", one SM", ", cluster", ", whole GPU", ", stack"};
+    static const char* const kRegimes[] = {", general",   ", one SM", ", cluster",
+                                           ", whole GPU", ", stack",  ", fused steps"};
     s += kRegimes[static_cast<int>(plan.regime)];
     s += plan.multiplier == cuda::Multiplier::kFma ? ", fma" : ", mma";
     if (t.slices > 1) s += ", slices";
@@ -61,7 +62,7 @@ void note(const RandomCall& call, const Run& run, std::map<std::string, int>& se
 }
 // Weights in registers and in shared memory.
 void check_split(std::mt19937_64& random, std::map<std::string, int>& seen) {
-  for (int i = 0; i < 40; i++) {
+  for (int i = 0; i < 60; i++) {
     const RandomCall call(
         random, {{DType::kFloat32, DType::kBFloat16, DType::kFloat16}, true, false, kCells, true, false, true});
     Run run;

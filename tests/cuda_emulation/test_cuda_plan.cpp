@@ -15,8 +15,9 @@ namespace {
 constexpr DType kTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
 
 void check_runs(const Request& r, const GpuInfo& gpu, const Plan& p) {
-  if (p.regime == Regime::kGeneral) {
-    CHECK(*p.reason);
+  if (!is_persistent(p.regime)) {
+    CHECK(*p.reason && p.runs == 1);
+    CHECK(p.regime != Regime::kFusedSteps || (!r.backward && r.batch <= kMostFusedRows));
     return;
   }
   const Tiling& t = p.tiling;
@@ -80,7 +81,7 @@ void everything_that_is_planned_can_run() {
                 Request r{backward, gates, dtype, tf32, batch, hidden, 0};
                 const Plan p = make_plan(r, gpu);
                 check_runs(r, gpu, p);
-                persistent += p.regime != Regime::kGeneral;
+                persistent += is_persistent(p.regime);
                 for (const int candidate : {0, 1, 2, 7, 30}) check_runs(r, gpu, make_plan(r, gpu, candidate));
                 const int most = candidates(r, gpu);
                 CHECK(most > 0 || p.regime == Regime::kGeneral);
@@ -111,7 +112,9 @@ void choices() {
       CHECK(regime(gpu, dtype, 1, 256) == Regime::kWholeGpu);  // more SMs than a cluster has
       CHECK(regime(gpu, dtype, 1, 1024) == Regime::kWholeGpu);
       CHECK(regime(gpu, dtype, 16, 1024, true) == Regime::kWholeGpu);
-      CHECK(regime(gpu, dtype, 1, 4096) == Regime::kGeneral);  // does not fit into all registers
+      // It does not fit into all registers.
+      CHECK(regime(gpu, dtype, 1, 4096) == Regime::kFusedSteps && regime(gpu, dtype, 16, 4096) == Regime::kGeneral);
+      CHECK(regime(gpu, dtype, 1, 4096, true) == Regime::kGeneral);
       CHECK(regime(gpu, dtype, 100000, 1024) == Regime::kGeneral);
     }
   CHECK(regime("H200", DType::kFloat32, 16, 64) == Regime::kCluster);  // the activations take long enough to be shared
@@ -154,13 +157,38 @@ void split_weights() {
     // float32: 132 SMs have registers for 8 units each at H = 1024. 16 need as much again in shared memory.
     for (const bool tf32 : {true, false})
       CHECK(plan("H200", DType::kFloat32, 1, 1088, backward, tf32).tiling.is_split());
-    CHECK(plan("H200", DType::kFloat32, 1, 1536, backward).regime == Regime::kGeneral);
+    const Regime launches = backward ? Regime::kGeneral : Regime::kFusedSteps;
+    CHECK(plan("H200", DType::kFloat32, 1, 1536, backward).regime == launches);
     // Not where nothing is gained: reading them every step takes longer.
     CHECK(!plan("H200", DType::kBFloat16, 1, 1024, backward).tiling.is_split());
-    CHECK(plan("A100", DType::kBFloat16, 1, 2048, backward).regime == Regime::kGeneral);  // 32 MiB for 108 SMs
+    CHECK(plan("A100", DType::kBFloat16, 1, 2048, backward).regime == launches);  // 32 MiB for 108 SMs
   }
   CHECK(plan("A100", DType::kFloat32, 1, 1024, false).tiling.is_split());          // 16 MiB, of which 13 in registers
   CHECK(plan("A100", DType::kFloat32, 1, 1024, true).regime == Regime::kGeneral);  // the operand is four times as wide
+}
+
+// A streaming step is one launch, whatever the type; a few of them are not worth a persistent kernel's start, nor are
+// products of many sequences worth doing without tensor cores.
+void fused_steps() {
+  const GpuInfo& gpu = *gpu_named("H200");
+  for (const DType dtype : kTypes)
+    for (const int64_t hidden : {1, 64, 512, 2048}) {
+      Request r{false, 4, dtype, true, 1, hidden, 0, 1};
+      const Plan step = make_plan(r, gpu);
+      CHECK(step.regime == Regime::kFusedSteps && step.microseconds < general_microseconds(r, gpu));
+      CHECK(describe(step).find("fused: one kernel per step") == 0);
+      CHECK(!is_persistent(make_plan(r, GpuInfo{}).regime));
+      r.batch = kMostFusedRows + 1;
+      CHECK(make_plan(r, gpu).regime != Regime::kFusedSteps);
+      r.batch = 1, r.steps = 1000;
+      CHECK((make_plan(r, gpu).regime == Regime::kFusedSteps) ==
+            (dtype == DType::kFloat64 || (hidden == 2048 && dtype == DType::kFloat32)));
+      r.backward = true;
+      CHECK(make_plan(r, gpu).regime != Regime::kFusedSteps);
+    }
+  // By hand: 4096 x 1024 weights of bfloat16 are 8 MiB, which 132 SMs read at 21 bytes a cycle out of L2.
+  CHECK_NEAR(fused_microseconds({false, 4, DType::kBFloat16, false, 1, 1024, 0}, gpu),
+             2.5 + (263 + 200 + (8 << 20) / 21. / 132) / 1830, 1e-9);
 }
 
 // Both ways to exchange through L2 are there to be measured, and a mailbox has its limit.
@@ -283,7 +311,7 @@ void expectations() {
       if (e.microseconds[i] == 0) continue;
       const Request r{e.backward, 4, e.dtype, e.tf32, kExpectedBatches[i], e.hidden, 0};
       const Plan p = make_plan(r, gpu);
-      const char letter = "dabc"[static_cast<int>(p.regime)], expected = e.regimes[i];
+      const char letter = "dabc?d"[static_cast<int>(p.regime)], expected = e.regimes[i];
       const bool at_flag = expected == 'c' && p.meeting == Meeting::kFlag;
       const double most = e.microseconds[i] + (at_flag ? kFlag : expected == 'd' ? kLaunch : 0);
       const double factor = p.microseconds / most;
@@ -415,6 +443,7 @@ int main(int argc, char** argv) {
   everything_that_is_planned_can_run();
   choices();
   split_weights();
+  fused_steps();
   mailboxes();
   directions();
   layers();
