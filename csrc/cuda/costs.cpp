@@ -118,11 +118,13 @@ double weights_of(const Request& r) {
   const double output = static_cast<double>(r.projection ? r.projection : r.hidden);
   return output * static_cast<double>(r.hidden) * (r.gates + (r.projection ? 1 : 0));
 }
-// An SM's cycles to read its share of them: from L2, if they can stay there from step to step.
-double reading_cycles(const Request& r, const GpuInfo& gpu, const Costs& c) {
-  const double bytes = weights_of(r) * size_of(r.dtype);
-  const double rate = bytes < kKept * static_cast<double>(gpu.l2_bytes) ? c.l2_bytes : c.memory_bytes;
-  return bytes / rate / std::max(1, gpu.sm_count);
+// An SM's cycles to read its share of them: from L2, if they can stay there from step to step. If they cannot, nothing
+// of them does where every step begins with the same ones; else (`in_turns`) as much as can.
+double reading_cycles(const Request& r, const GpuInfo& gpu, const Costs& c, bool in_turns = false) {
+  const double bytes = weights_of(r) * size_of(r.dtype), kept = kKept * static_cast<double>(gpu.l2_bytes);
+  const double from_l2 = bytes < kept ? bytes : in_turns ? kept : 0;
+  return (from_l2 / std::max(c.l2_bytes, c.memory_bytes) + (bytes - from_l2) / c.memory_bytes) /
+         std::max(1, gpu.sm_count);
 }
 }  // namespace
 
@@ -141,8 +143,9 @@ double fused_microseconds(const Request& r, const GpuInfo& gpu) {
   const double rows = static_cast<double>(r.batch), converted = size_of(r.dtype) == 2 ? 1 : 0;
   const double instructions = weights_of(r) * (rows * c.fma + converted + rows * (1 + converted) / r.gates);
   const double arithmetic = instructions / 128 / std::max(1, gpu.sm_count);
+  const double reading = reading_cycles(r, gpu, c, true);
   return c.fused_launch + (r.projection ? c.projection : 0) +
-         (c.l2_latency + c.cell + std::max(arithmetic, reading_cycles(r, gpu, c))) / c.megahertz;
+         (c.l2_latency + c.cell + std::max(arithmetic, reading)) / c.megahertz;
 }
 
 double start_microseconds(const Request& r, const GpuInfo& gpu) {

@@ -43,7 +43,7 @@ class Forward : public Call {
   Result recur() {
     w_hh_.source = readable(w_hh_), w_hr_.source = readable(w_hr_);
     h0_ = readable_initial_state();
-    for (int64_t i = 0; i < steps_.count(); i++) take_step(steps_.at(i));
+    for (int64_t i = 0; i < steps_.count(); i++) take_step(i);
     return result_;
   }
 
@@ -106,7 +106,8 @@ class Forward : public Call {
          {gates_at(steps_.first_row(t) + first), width, 1}, true);
   }
 
-  void take_step(int64_t t) {
+  void take_step(int64_t i) {
+    const int64_t t = steps_.at(i);
     const int64_t n = steps_.active(t), started = steps_.started(t), row = steps_.first_row(t);
     const int64_t before = steps_.previous(t);
     const ConstRows h = started ? step(readonly(p_.y), before) : ConstRows{};
@@ -130,6 +131,7 @@ class Forward : public Call {
     if (!projects_) c.h_n = p_.h_n;
     if (is_fused()) {
       add_operands(c, t, h);
+      c.from_last_unit = i % 2;
       run(kernels_.fused_step, c);
     } else {
       run<CellForward>(kernels_.cell_forward, c);

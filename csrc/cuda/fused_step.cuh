@@ -3,6 +3,9 @@
 // of the batch in registers, and then add up across lanes. So a call of one step is one launch, and no other step of
 // the general path has more than one beside a projection's product.
 //
+// Weights that are larger than L2 are gone through from the first unit on in one step and from the last one on in the
+// next (blocks start in their order): what was read last is still there when it is read first.
+//
 // Traffic: the weights once; every warp reads the operands' rows, which come out of L1. No barrier, and no shared
 // memory. A sum's order depends on its depth and on whether it is read 16 bytes at a time, not on how many rows there
 // are.
@@ -67,8 +70,9 @@ struct FusedSums {
 template <class Cell, class T, int rows>
 __global__ void __launch_bounds__(kFusedThreads) fused_step_kernel(const __grid_constant__ FusedStep p) {
   const int lane = static_cast<int>(dev::thread_index() % 32);
-  const int64_t unit = (static_cast<int64_t>(dev::block_index()) * kFusedThreads + dev::thread_index()) / 32;
-  if (unit >= p.hidden) return;  // the whole warp
+  const int64_t warp = (static_cast<int64_t>(dev::block_index()) * kFusedThreads + dev::thread_index()) / 32;
+  if (warp >= p.hidden) return;
+  const int64_t unit = p.from_last_unit ? p.hidden - 1 - warp : warp;
   using Sums = FusedSums<Cell, T, rows>;
   const int n = Sums::row_of(lane);
   const bool works = n < p.rows;

@@ -32,6 +32,7 @@ struct FusedStep : CellForward {
   };
   bool given = false;  // `gates` holds pre-activations, which the products are added to
   Operand operands[2];
+  bool from_last_unit = false;
 };
 
 // One step back through the cell.
