@@ -1,49 +1,79 @@
 // A step in one kernel, for so few rows that its time is that of reading the weights: products and cell. A warp has one
 // hidden unit: its lanes go along the depth of all G rows of weights, side by side in memory, with the sums of all rows
-// of the batch in registers, and then add up across lanes. So a call of one step is one launch, and no other step of
-// the general path has more than one beside a projection's product.
+// of the batch in registers, and then add up across lanes. So a call of one step is one launch, unless a projection's
+// product follows.
 //
 // Weights that are larger than L2 are gone through from the first unit on in one step and from the last one on in the
 // next (blocks start in their order): what was read last is still there when it is read first.
 //
 // Traffic: the weights once; every warp reads the operands' rows, which come out of L1. No barrier, and no shared
-// memory. A sum's order depends on its depth and on whether it is read 16 bytes at a time, not on how many rows there
-// are.
+// memory. The order of a sum depends on its depth and on whether it is read 16 bytes at a time, not on how many rows of
+// the batch there are.
 #pragma once
+#include <type_traits>
+
 #include "step_kernels.cuh"
 
 namespace lstmfast::cuda {
 
-constexpr int kFusedThreads = 128;  // few: a small layer's warps are spread over more SMs
+constexpr int kFusedThreads = 64;  // few: so the warps of a small layer are spread over more SMs
+
+// V elements as they are loaded. 16-bit elements stay pairs in words until they are multiplied: one by one they would
+// take instructions to take apart and to put together.
+template <class T, int V>
+struct Loaded {
+  static constexpr bool kPairs = sizeof(T) == 2 && V > 1;
+  Pack<std::conditional_t<kPairs, uint32_t, T>, kPairs ? V / 2 : V> raw{};
+
+  LF_DEVICE void load(bool there, const T* p) {
+    using Raw = decltype(raw);
+    if (!there) return;
+    dev::check_alignment<alignof(Raw)>(p);
+    raw = *reinterpret_cast<const Raw*>(p);
+  }
+  LF_DEVICE ComputeType<T> operator[](int i) const {
+    if constexpr (kPairs)
+      return converted<ComputeType<T>>(T{static_cast<uint16_t>(i % 2 ? raw.at[i / 2] >> 16 : raw.at[i / 2])});
+    else
+      return converted<ComputeType<T>>(raw.at[i]);
+  }
+};
 
 template <class Cell, class T, int rows>
 struct FusedSums {
   using C = ComputeType<T>;
   C at[Cell::kGates][rows] = {};
 
-  // Adds the products with rows of w, V elements at a time: those of `unit`, one for each gate.
+  // Adds the products with rows of w, V elements at a time: those of `unit`, one for each gate. Some chunks are loaded
+  // at once, weights and operands, and without branches, so that a lane waits for memory as rarely as registers allow.
   template <int V>
   LF_DEVICE void add(const FusedStep::Operand& o, int64_t hidden, int64_t unit, int lane) {
+    constexpr int kAtOnce = Cell::kGates > 2 ? (rows > 2 ? 1 : 2) : 4;
     const T* w = static_cast<const T*>(o.w.data) + unit * o.w.row_stride;
     const int64_t next_gate = hidden * o.w.row_stride, column = V > 1 ? 1 : o.w.col_stride;
-#pragma unroll 2
-    for (int64_t k = lane * V; k < o.depth; k += 32 * V) {
-      Pack<C, V> weights[Cell::kGates];
+#pragma unroll 1
+    for (int64_t first = lane * V; first < o.depth; first += kAtOnce * 32 * V) {
+      Loaded<T, V> weights[kAtOnce][Cell::kGates], x[kAtOnce][rows];
 #pragma unroll
-      for (int gate = 0; gate < Cell::kGates; gate++)
-        weights[gate] = load_computed<V>(w + gate * next_gate + k * column);
-#pragma unroll
-      for (int n = 0; n < rows; n++) {
-        if (!o.row[n]) continue;
-        const Pack<C, V> x = load_computed<V>(static_cast<const T*>(o.row[n]) + k);
+      for (int i = 0; i < kAtOnce; i++) {
+        const int64_t k = first + i * 32 * V;
+        const bool is_inside = k < o.depth;
 #pragma unroll
         for (int gate = 0; gate < Cell::kGates; gate++)
+          weights[i][gate].load(is_inside, w + gate * next_gate + k * column);
 #pragma unroll
-          for (int i = 0; i < V; i++) at[gate][n] += weights[gate].at[i] * x.at[i];
+        for (int n = 0; n < rows; n++) x[i][n].load(is_inside && o.row[n], static_cast<const T*>(o.row[n]) + k);
       }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++)
+#pragma unroll
+        for (int j = 0; j < V; j++)
+#pragma unroll
+          for (int gate = 0; gate < Cell::kGates; gate++)
+#pragma unroll
+            for (int n = 0; n < rows; n++) at[gate][n] += weights[i][gate][j] * x[i][n][j];
     }
   }
-
   // The row of the batch whose sums a lane has after add_lanes(), in at[..][0]. So many lanes have the same.
   static constexpr int kLanes = 32 / rows;
   static LF_DEVICE int row_of(int lane) { return lane / kLanes; }
