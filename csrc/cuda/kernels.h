@@ -37,9 +37,9 @@ struct Context {
   GpuInfo gpu;
   void* stream = nullptr;  // a cudaStream_t
   Blas blas;
-  bool allow_tf32 = false;  // float32 products may round their operands to TF32
-  bool persistent = true;   // false: only the general path
-  int candidate = -1;       // see make_plan()
+  bool allow_tf32 = false;    // float32 products may round their operands to TF32
+  bool persistent = true;     // false: the driver has refused persistent kernels
+  int candidate = kPlanners;  // see make_plan(); kGeneralPath: no fused steps either
 };
 
 // `code` is a cudaError_t for kLaunchFailed and the library's for kBlasFailed; `where` names the kernel or product.

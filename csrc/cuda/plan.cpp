@@ -179,14 +179,14 @@ void for_each_persistent_plan(const Request& r, int runs, const GpuInfo& gpu, co
 }
 
 bool can_fuse_steps(const Request& r) { return !r.backward && !r.stacked && r.batch <= kMostFusedRows; }
-Plan with_launches(Regime regime, double microseconds, const char* why_not_persistent) {
+Plan of_launches(Regime regime, double microseconds, const char* why) {
   Plan plan;
-  plan.regime = regime, plan.microseconds = microseconds;
-  plan.reason = why_not_persistent ? why_not_persistent : "no persistent kernel is expected to be faster";
+  plan.regime = regime, plan.microseconds = microseconds, plan.reason = why;
   return plan;
 }
-Plan fused_steps(const Request& r, const GpuInfo& gpu) {
-  return with_launches(Regime::kFusedSteps, fused_microseconds(r, gpu), unsuited(r, gpu));
+const char* why_not_persistent(const Request& r, const GpuInfo& gpu) {
+  const char* why = unsuited(r, gpu);
+  return why ? why : "no persistent kernel is expected to be faster";
 }
 
 // Of all but the general path.
@@ -195,14 +195,18 @@ void for_each_plan(const Request& r, const GpuInfo& gpu, const F& f) {
   const bool is_suited = !unsuited(r, gpu);
   for (int runs = r.stacked ? r.runs : 1; runs <= r.runs; runs++)
     if (is_suited && r.runs % runs == 0) for_each_persistent_plan(r, runs, gpu, f);
-  if (can_fuse_steps(r)) f(fused_steps(r, gpu));
+  if (can_fuse_steps(r)) f(of_launches(Regime::kFusedSteps, fused_microseconds(r, gpu), why_not_persistent(r, gpu)));
 }
 
 }  // namespace
 
+Plan plan_of_launches(const Request& r, const GpuInfo& gpu, const char* why, bool may_fuse) {
+  const double general = general_microseconds(r, gpu), fused = fused_microseconds(r, gpu);
+  const bool fuses = may_fuse && can_fuse_steps(r) && fused < general;
+  return fuses ? of_launches(Regime::kFusedSteps, fused, why) : of_launches(Regime::kGeneral, general, why);
+}
 Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate) {
-  Plan best = with_launches(Regime::kGeneral, general_microseconds(r, gpu), unsuited(r, gpu));
-  if (can_fuse_steps(r) && fused_microseconds(r, gpu) < best.microseconds) best = fused_steps(r, gpu);
+  Plan best = plan_of_launches(r, gpu, why_not_persistent(r, gpu));
   if (r.stacked) {  // against layer after layer
     Request layer = r;
     layer.stacked = false, layer.runs = 1;
@@ -237,12 +241,12 @@ Request request_for(const ForwardParams& p, int runs, bool stacked, const Contex
   return r;
 }
 Plan plan_for(const ForwardParams& p, int runs, bool stacked, const Context& context, bool backward) {
-  Plan general;
-  general.reason = "asked for";
-  if (!context.persistent) return general;
-  general.reason = "the cell has no persistent kernel";
-  if (p.cell >= kPersistentCells && context.candidate < 0) return general;
-  return make_plan(request_for(p, runs, stacked, context, backward), context.gpu, context.candidate);
+  const Request r = request_for(p, runs, stacked, context, backward);
+  if (context.candidate == kGeneralPath) return plan_of_launches(r, context.gpu, "asked for", false);
+  if (!context.persistent) return plan_of_launches(r, context.gpu, "the driver has refused persistent kernels");
+  if (p.cell >= kPersistentCells && context.candidate < 0)
+    return plan_of_launches(r, context.gpu, "the cell has no persistent kernel");
+  return make_plan(r, context.gpu, context.candidate);
 }
 
 bool stacks(const ForwardParams& p, int64_t layers, const Context& context, bool backward) {

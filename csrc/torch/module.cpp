@@ -134,7 +134,7 @@ py::dict gpu_info(const std::variant<std::string, int>& gpu) {
 }
 
 int plan_choice_of(int choice) {
-  if (choice < PlanChoice::kGeneralPath)
+  if (choice < cuda::kGeneralPath)
     throw std::invalid_argument("a choice of plans is at least -2, got " + std::to_string(choice));
   return choice;
 }
@@ -144,7 +144,7 @@ py::dict cuda_plan(const std::string& cell, const std::string& dtype, int64_t st
                    const std::variant<std::string, int>& gpu, int choice) {
   cuda::Context context = context_of(gpu);
   context.allow_tf32 = allow_tf32;
-  choose_plan(context, plan_choice_of(choice));
+  context.candidate = plan_choice_of(choice);
   BackwardParams p;
   p.cell = cell_named(cell);
   p.dtype = dtype_named(dtype);
@@ -273,11 +273,11 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cuda_plan", &cuda_plan, py::arg("cell"), py::arg("dtype"), py::arg("steps"), py::arg("batch"),
       py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("directions"), py::arg("layers"),
-      py::arg("backward"), py::arg("allow_tf32"), py::arg("gpu"), py::arg("choice") = PlanChoice::kPlanners,
+      py::arg("backward"), py::arg("allow_tf32"), py::arg("gpu"), py::arg("choice") = cuda::kPlanners,
       "What runs a call: a dict of regime, microseconds (a step, by the planner's model), text, and candidates: how "
       "many launch shapes there are. choice: -1 for the planner's, -2 for the general path, or a candidate's number.");
-  m.def("choose_cuda_plans", &choose_cuda_plans, py::arg("forward") = PlanChoice::kPlanners,
-        py::arg("backward") = PlanChoice::kPlanners,
+  m.def("choose_cuda_plans", &choose_cuda_plans, py::arg("forward") = cuda::kPlanners,
+        py::arg("backward") = cuda::kPlanners,
         "For measuring: the plans that CUDA calls of this process take from now on, as `choice` of cuda_plan().");
   m.def("gpu_info", &gpu_info, py::arg("gpu"));
   m.def("gpu_names", &cuda::gpu_names);

@@ -131,8 +131,7 @@ inline void draw_run(std::mt19937_64& random, Run& run, const bool& tf32) {
 // Outside of the persistent kernels, forward in fused steps where there are few enough sequences, if so wanted.
 inline void draw_launches(bool fused, Run& run) {
   run.context.gpu = {};  // no persistent kernel runs there
-  run.context.persistent = fused;
-  run.context.candidate = fused ? 0 : -1;
+  run.context.candidate = fused ? 0 : cuda::kGeneralPath;
 }
 
 // As draw_run(), where a part of the weights is in shared memory, forward or backward. False if this call needs none.

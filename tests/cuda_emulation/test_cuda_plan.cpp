@@ -178,6 +178,14 @@ void fused_steps() {
       CHECK(step.regime == Regime::kFusedSteps && step.microseconds < general_microseconds(r, gpu));
       CHECK(describe(step).find("fused: one kernel per step") == 0);
       CHECK(!is_persistent(make_plan(r, GpuInfo{}).regime));
+      // Where the driver has refused persistent kernels, too; only the general path is the general path.
+      ForwardParams p;
+      p.dtype = dtype, p.shape.steps = p.shape.batch = p.shape.rows = 1, p.shape.hidden = hidden;
+      Context context;
+      context.gpu = gpu, context.persistent = false;
+      CHECK(plan_for(p, 1, false, context, false).regime == Regime::kFusedSteps);
+      context.candidate = kGeneralPath;
+      CHECK(plan_for(p, 1, false, context, false).regime == Regime::kGeneral);
       r.batch = kMostFusedRows + 1;
       CHECK(make_plan(r, gpu).regime != Regime::kFusedSteps);
       r.batch = 1, r.steps = 1000;
@@ -408,6 +416,8 @@ void words() {
   Context context;
   context.gpu = gpu;
   context.persistent = false;
+  CHECK(describe(plan_for({}, 1, false, context, false)).find("the driver has refused") != std::string::npos);
+  context.candidate = kGeneralPath;
   CHECK(describe(plan_for({}, 1, false, context, false)).find("asked for") != std::string::npos);
 }
 
