@@ -110,9 +110,9 @@ struct Request {
   bool stacked = false;
 };
 
+constexpr int kPlanners = -1, kGeneralPath = -2;  // instead of a candidate's number
 // The plan that is expected to be fastest; or, for tests and measurements, the candidate of this number (modulo theirs)
 // of all plans that the GPU can run, but for the general path: the persistent ones, and then fused steps.
-constexpr int kPlanners = -1, kGeneralPath = -2;  // instead of a candidate's number
 Plan make_plan(const Request& r, const GpuInfo& gpu, int candidate = kPlanners);
 // The same without persistent kernels, for this reason.
 Plan plan_of_launches(const Request& r, const GpuInfo& gpu, const char* why, bool may_fuse = true);
