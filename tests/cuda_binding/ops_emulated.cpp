@@ -61,6 +61,18 @@ cuda::Context context_of(std::optional<Float32Precision> precision) {
   return context;
 }
 
+// Fused steps have a warp for every hidden unit, and a fiber for every lane takes long: here they are taken where units
+// and steps are few, else the general path.
+template <class Params>
+void limit_fused_steps(cuda::Context& context, const cuda::RunsOf<Params>& runs) {
+  constexpr bool kBackward = std::is_same_v<Params, BackwardParams>;
+  constexpr int64_t kMostUnits = 8;
+  const Params& like = runs.at[0];
+  if (context.candidate != cuda::kPlanners || like.shape.steps * like.shape.hidden <= kMostUnits) return;
+  if (cuda::plan_for(like, runs.count, runs.stacked, context, kBackward).regime == cuda::Regime::kFusedSteps)
+    context.candidate = cuda::kGeneralPath;
+}
+
 template <class Params>
 void run(std::vector<Params>& params, const cuda::RunsOf<Params>& runs, const at::Tensor& like,
          std::optional<Float32Precision> precision,
@@ -69,6 +81,7 @@ void run(std::vector<Params>& params, const cuda::RunsOf<Params>& runs, const at
   emulation::options().seed = static_cast<uint64_t>(from_environment("LSTMFAST_EMULATED_SEED", 1));
   cuda::Context context = context_of(precision);
   choose_plan<Params>(context);
+  limit_fused_steps(context, runs);
   // Not zeros, that memory which nobody writes is found; aligned as torch's CUDA allocator aligns.
   const size_t bytes = workspace_bytes(runs, context);
   const at::Tensor memory = at::full({static_cast<int64_t>(bytes) + 512}, 0xff, like.options().dtype(at::kByte));
