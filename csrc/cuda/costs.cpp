@@ -110,9 +110,6 @@ double library_rate(const Request& r, const Costs& c) {
   if (r.tf32 && r.dtype == DType::kFloat32) return .95 * 4 * 1024 / c.mma;
   return .8 * 128 / c.fma;
 }
-}  // namespace
-
-namespace {
 // What a step outside of the persistent kernels multiplies by, W_hh and W_hr.
 double weights_of(const Request& r) {
   const double output = static_cast<double>(r.projection ? r.projection : r.hidden);

@@ -32,7 +32,7 @@ struct FusedStep : CellForward {
   };
   bool given = false;  // `gates` holds pre-activations, which the products are added to
   Operand operands[2];
-  bool from_last_unit = false;
+  bool from_last_unit = false;  // where the first blocks are: steps go through large weights there and back
 };
 
 // One step back through the cell.

@@ -81,17 +81,13 @@ Context in(Regime regime, const LstmCall& call, bool backward, Meeting meeting =
   Context c;
   c.gpu = *gpu_named("H200");
   c.blas = {counting_gemm, nullptr};
-  if (regime == Regime::kGeneral) {
-    c.candidate = kGeneralPath;
-    return c;
-  }
   const int most = candidates(request_for(call.params(), 1, false, c, backward), c.gpu);
   const auto is_wanted = [&] {
     const Plan plan = plan_for(call.params(), 1, false, c, backward);
     return plan.regime == regime && plan.meeting == meeting;
   };
-  for (c.candidate = 0; c.candidate < most; c.candidate++)
-    if (is_wanted()) break;
+  c.candidate = regime == Regime::kGeneral ? kGeneralPath : 0;
+  for (; !is_wanted() && c.candidate + 1 < most; c.candidate++) continue;
   CHECK(is_wanted());
   return c;
 }
